@@ -1,0 +1,1 @@
+"""The wiring: which source feeds which operator feeds which sink."""

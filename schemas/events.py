@@ -1,0 +1,101 @@
+"""A usage event as producers write it, and why one can be refused.
+
+A record (Kafka) is bytes; an event is what it says; a reject is a record that says nothing we can bill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Reason(StrEnum):
+    """Why a record is in the dead letters: the code in `dead_letters.reason`."""
+
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    MISSING_ID = "missing_id"
+    MISSING_EVENT_NAME = "missing_event_name"
+    MISSING_CUSTOMER = "missing_customer"
+    FIELD_INVALID = "field_invalid"
+    FIELD_TOO_LONG = "field_too_long"
+    PROPERTIES_INVALID = "properties_invalid"
+    TIMESTAMP_INVALID = "timestamp_invalid"
+    TIMESTAMP_AHEAD = "timestamp_ahead"
+    TIMESTAMP_TOO_OLD = "timestamp_too_old"
+    VALUE_MISSING = "value_missing"
+    VALUE_NOT_NUMERIC = "value_not_numeric"
+    VALUE_OUT_OF_RANGE = "value_out_of_range"
+    VALUE_NOT_SCALAR = "value_not_scalar"
+    ACCOUNT_EVENT_INVALID = "account_event_invalid"
+    ACCOUNT_EVENT_IMPOSSIBLE = "account_event_impossible"
+    STORE_REJECTED = "store_rejected"
+
+
+REASONS: dict[Reason, str] = {
+    Reason.TOO_LARGE: "the payload is over METERLINE_EVENT_BYTES_MAX",
+    Reason.NOT_JSON: "the payload is not valid UTF-8 JSON",
+    Reason.NOT_AN_OBJECT: "the payload is JSON but not an object",
+    Reason.MISSING_ID: "`id` is missing or empty",
+    Reason.MISSING_EVENT_NAME: "`event_name` (CloudEvents: `type`) is missing or empty",
+    Reason.MISSING_CUSTOMER: "neither `external_customer_id` (CloudEvents: `subject`) nor `customer_id` is there",
+    Reason.FIELD_INVALID: "a field has the wrong JSON type",
+    Reason.FIELD_TOO_LONG: "a name or an id is over 256 bytes",
+    Reason.PROPERTIES_INVALID: "`properties` (CloudEvents: `data`) is not an object",
+    Reason.TIMESTAMP_INVALID: "`timestamp` is not RFC 3339 with a zone",
+    Reason.TIMESTAMP_AHEAD: "`timestamp` is over METERLINE_EVENT_AHEAD_MAX_S after the append time",
+    Reason.TIMESTAMP_TOO_OLD: "`timestamp` is over METERLINE_EVENT_AGE_MAX_D before the append time",
+    Reason.VALUE_MISSING: "a matching meter's field is missing and the meter does not say `on_missing: skip`",
+    Reason.VALUE_NOT_NUMERIC: "a matching SUM or AVG meter's field is not a number or a numeric string",
+    Reason.VALUE_OUT_OF_RANGE: "a matching meter's value is not between -1e18 and 1e18",
+    Reason.VALUE_NOT_SCALAR: "a matching COUNT_UNIQUE meter's field is an object or a list",
+    Reason.ACCOUNT_EVENT_INVALID: "the account event does not have the fields its type asks for",
+    Reason.ACCOUNT_EVENT_IMPOSSIBLE: "the account event contradicts the account, such as paying an unknown invoice",
+    Reason.STORE_REJECTED: "ClickHouse refuses the row for good",
+}
+"""The one table of reasons; the README's copy is tested against it."""
+
+
+class Record(Protocol):
+    """One Kafka record; `confluent_kafka.Message` is one."""
+
+    def value(self) -> bytes | None: ...
+    def key(self) -> bytes | None: ...
+    def offset(self) -> int: ...
+    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """What one poll of one partition returned.
+
+    `append_ms` is each record's own Kafka timestamp; `next_offset` is where the next poll starts.
+    An empty batch is a heartbeat: it says how far an idle partition has been read (`progress_ms`).
+    """
+
+    topic: str
+    partition: int
+    records: Sequence[Record]
+    progress_ms: int
+    """No record of this partition that comes later was appended before this time."""
+    partitions: int
+    """How many partitions, of all topics, the flow reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that is not metered, with all that a dead letter keeps of it."""
+
+    reason: Reason
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    append_ms: int
+    key: bytes
+    payload: bytes
+    headers: tuple[tuple[str, bytes], ...]
