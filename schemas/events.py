@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import pyarrow as pa
+
 
 class Reason(StrEnum):
     """Why a record is in the dead letters: the code in `dead_letters.reason`."""
@@ -84,6 +86,23 @@ class RawBatch:
     """No record of this partition that comes later was appended before this time."""
     partitions: int
     """How many partitions, of all topics, the flow reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Decoded events of one poll of one partition; row i of each member is the same event.
+
+    `events`: `schemas.arrow.USAGE_EVENTS`; `properties`: each event's JSON object as it was sent;
+    `records`: what it was decoded from, for the dead letter of an event that a meter can't read.
+    """
+
+    events: pa.RecordBatch
+    properties: Sequence[bytes | memoryview]
+    records: Sequence[Record]
+    topic: str
+    partition: int
+    progress_ms: int
+    partitions: int
 
 
 @dataclass(frozen=True, slots=True)
