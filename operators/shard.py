@@ -1,0 +1,124 @@
+"""Cut a metered batch into slices, one a shard of customers. MeteredBatch -> (shard, Slice).
+
+A key of the stream is one of a fixed number of shards, `hash(tenant, customer) % shards`, never a
+customer: Bytewax pays 7 us a key and epoch for snapshots and keeps a tombstone of every key for ever.
+State: how far each source was when all shards were last told, so that a shard without customers on a
+partition still learns that the partition moved on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import bytewax.operators as op
+import numpy as np
+import pyarrow as pa
+from bytewax.dataflow import Stream, operator
+from bytewax.operators import KeyedStream
+
+from operators.cityhash import city_hash64
+from schemas.usage import U64, MeteredBatch, Readings, Slice
+
+PROGRESS_EVERY_MS = 5_000
+"""Every shard hears of a source's progress at least this often, in the records' own time."""
+
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+def shard_key(shard: int) -> str:
+    return f"{shard:03d}"
+
+
+def tenant_hash(events: pa.RecordBatch, strings: pa.Array) -> U64:
+    """64-bit hash of (tenant, string) for each row: cityHash64 of the string, mixed with its tenant's."""
+    tenants = events.column("tenant_id")
+    by_code = city_hash64(tenants.dictionary) * _MIX
+    mixed = city_hash64(strings) ^ by_code[tenants.indices.to_numpy(zero_copy_only=False)]
+    # fmix64's last steps: without them the low bits, which pick the shard, stay those of one factor.
+    mixed ^= mixed >> np.uint64(33)
+    mixed *= np.uint64(0xFF51AFD7ED558CCD)
+    mixed ^= mixed >> np.uint64(33)
+    return mixed
+
+
+class Sharder:
+    """Cuts batches into slices of `shards` shards."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+        self._told_ms: dict[str, int] = {}
+
+    def split(self, batch: MeteredBatch) -> Iterator[tuple[str, Slice]]:
+        events = batch.events
+        account = tenant_hash(events, events.column("external_customer_id"))
+        shard = (account % np.uint64(self._shards)).astype(np.uint16)
+        order = np.argsort(shard, kind="stable")
+        cuts = np.searchsorted(shard[order], np.arange(self._shards + 1, dtype=np.uint16))
+        events = events.take(pa.array(order))
+        whole = Slice(
+            events,
+            account[order],
+            tenant_hash(events, events.column("id")),
+            _millis(events, "timestamp"),
+            _millis(events, "ingested_at"),
+            _reorder(batch.readings, order),
+            batch.progress,
+        )
+        reading_cuts = np.searchsorted(whole.readings.row, cuts)
+        told_ms = self._told_ms.get(batch.progress.source, -PROGRESS_EVERY_MS)
+        tell_all = batch.progress.at_ms - told_ms >= PROGRESS_EVERY_MS
+        if tell_all:
+            self._told_ms[batch.progress.source] = batch.progress.at_ms
+        for number in range(self._shards):
+            start, stop = int(cuts[number]), int(cuts[number + 1])
+            if start < stop or tell_all:
+                readings = slice(int(reading_cuts[number]), int(reading_cuts[number + 1]))
+                yield shard_key(number), _cut(whole, start, stop, readings)
+
+
+def _millis(events: pa.RecordBatch, column: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    millis: np.ndarray[tuple[int], np.dtype[np.int64]] = events.column(column).view(pa.int64()).to_numpy()
+    return millis
+
+
+def _reorder(readings: Readings, order: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Readings:
+    place = np.empty(len(order), np.uint32)
+    place[order] = np.arange(len(order), dtype=np.uint32)
+    row = place[readings.row]
+    by_row = np.argsort(row, kind="stable")
+    moved = readings.select(by_row)
+    return Readings(row[by_row], moved.meter, moved.lo, moved.hi, moved.token)
+
+
+def _cut(whole: Slice, start: int, stop: int, readings: slice) -> Slice:
+    part = whole.readings
+    return Slice(
+        whole.events.slice(start, stop - start),
+        whole.account[start:stop],
+        whole.identity[start:stop],
+        whole.at_ms[start:stop],
+        whole.append_ms[start:stop],
+        Readings(
+            part.row[readings] - np.uint32(start),
+            part.meter[readings],
+            part.lo[readings],
+            part.hi[readings],
+            part.token[readings],
+        ),
+        whole.progress,
+    )
+
+
+@operator
+def shard(step_id: str, up: Stream[MeteredBatch], *, shards: int) -> KeyedStream[Slice]:
+    """Cut batches into slices keyed by shard (`"000"` to `shards - 1`).
+
+    :arg shards: How many shards there are, for ever: it is stored with the recovery store.
+    """
+    sharder = Sharder(shards)
+
+    def split(batches: list[MeteredBatch]) -> Iterable[tuple[str, Slice]]:
+        for batch in batches:
+            yield from sharder.split(batch)
+
+    return op.flat_map_batch("split", up, split)

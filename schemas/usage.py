@@ -1,0 +1,138 @@
+"""Usage on its way through the stream: readings of events, slices of batches, how far a source has come.
+
+A reading is what one meter makes of one event. Readings are columns (numpy), never objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Readings of the events of one batch, sorted by row.
+
+    `row` uint32: the event's row; `meter` uint16: index into the catalog's meters;
+    `lo` uint64 and `hi` int64: the halves of the value times 10^12 as a 128-bit integer, which is
+    Arrow's own decimal128 layout (0 for COUNT and COUNT_UNIQUE); `token` uint64: cityHash64 of a
+    COUNT_UNIQUE value's canonical text, else 0.
+    """
+
+    row: U32
+    meter: U16
+    lo: U64
+    hi: I64
+    token: U64
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def select(self, rows: Mask | I64) -> Readings:
+        """The readings at these positions (a mask or an index array)."""
+        return Readings(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @staticmethod
+    def empty() -> Readings:
+        return Readings(
+            np.empty(0, np.uint32),
+            np.empty(0, np.uint16),
+            np.empty(0, np.uint64),
+            np.empty(0, np.int64),
+            np.empty(0, np.uint64),
+        )
+
+    @staticmethod
+    def concat(parts: list[Readings]) -> Readings:
+        return Readings(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Readings)))
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`source` (a partition) will send nothing more that was appended before `at_ms`."""
+
+    source: str
+    at_ms: int
+    sources: int
+    """How many sources there are; the watermark waits until each has been heard of."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredBatch:
+    """Good events of one poll and their readings. `events`: `schemas.arrow.USAGE_EVENTS`."""
+
+    events: pa.RecordBatch
+    readings: Readings
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One shard's part of a `MeteredBatch`; row i of each column is the same event.
+
+    `account` uint64: hash of (tenant, customer); `identity` uint64: hash of (tenant, id);
+    `at_ms`, `append_ms` int64: when it happened, when Kafka stored it. Empty slices carry progress only.
+    """
+
+    events: pa.RecordBatch
+    account: U64
+    identity: U64
+    at_ms: I64
+    append_ms: I64
+    readings: Readings
+    progress: Progress
+
+    def __len__(self) -> int:
+        return len(self.account)
+
+    def select(self, keep: Mask) -> Slice:
+        """Only the rows that `keep` marks, with their readings renumbered."""
+        kept = keep[self.readings.row]
+        readings = self.readings.select(kept)
+        number = np.cumsum(keep, dtype=np.uint32) - np.uint32(1)
+        return Slice(
+            self.events.filter(pa.array(keep)),
+            self.account[keep],
+            self.identity[keep],
+            self.at_ms[keep],
+            self.append_ms[keep],
+            Readings(number[readings.row], readings.meter, readings.lo, readings.hi, readings.token),
+            self.progress,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Crossing processes: Arrow IPC writes only the slice's own rows (a pickled RecordBatch
+        # would carry the whole batch it was cut from) and is twice as fast (facts: 9.5 against 4.3 M/s).
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.events.schema) as writer:
+            writer.write_batch(self.events)
+        rest = [getattr(self, f.name) for f in fields(self)[1:]]
+        return _slice_from_wire, (sink.getvalue().to_pybytes(), *rest)
+
+
+def _slice_from_wire(events: bytes, *rest: Any) -> Slice:
+    with pa.ipc.open_stream(events) as reader:
+        return Slice(reader.read_next_batch(), *rest)
+
+
+@dataclass(slots=True)
+class Watermark:
+    """The append time that every source has passed: min over sources, once all have been heard of."""
+
+    at_ms: int = -1
+    sources: dict[str, int] = field(default_factory=dict)
+
+    def advance(self, progress: Progress) -> None:
+        self.sources[progress.source] = max(progress.at_ms, self.sources.get(progress.source, -1))
+        if len(self.sources) >= progress.sources:
+            self.at_ms = max(self.at_ms, min(self.sources.values()))
