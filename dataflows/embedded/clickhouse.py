@@ -140,7 +140,7 @@ def main() -> None:
     except Exception as error:
         if re.search(LOCKED_DIRECTORY, str(error)):
             raise SystemExit(
-                f"{arguments.directory} is in use by another ClickHouse process: {error}"
+                f"{Path.cwd()} is in use by another ClickHouse process: {error}"
             ) from error
         raise
     server = Server(engine, arguments.port, users(Path()))
