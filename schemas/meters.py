@@ -8,7 +8,7 @@ are one value, and the same as the string "1000000". JSON numbers with a point o
 from __future__ import annotations
 
 import re
-from decimal import Context, Decimal, InvalidOperation
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Final, Literal, Self
@@ -32,7 +32,7 @@ LATENESS_MAX_S = 400 * 86_400
 PLAIN_DIGITS_MAX = 400
 """Beyond this exponent a canonical number is written as `1E+999`, so that text can't explode."""
 
-_WIDE = Context(prec=5000, Emax=10**17, Emin=-(10**17))  # prec: over the 4300 digits of any JSON integer
+_WIDE = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)  # never rounds
 
 
 class JsonNumber(str):
@@ -47,19 +47,16 @@ def canonical_text(value: object) -> str | None:
     Strings stand for themselves: "1.50" is not 1.5, as a version or an account number must not be. A float is
     a `TypeError`: the caller decoded JSON without `float_hook=JsonNumber`.
     """
-    kind = type(value)
-    if kind is str:
-        return value  # type: ignore[return-value]  # narrowed by its exact type, for speed
-    if kind is JsonNumber:
-        return _number_text(value)  # type: ignore[arg-type]  # as above
-    if kind is int:
-        # Above it a JSON 1e19 and a JSON 10000000000000000000 still take the same way.
-        return str(value) if -(10**18) < value < 10**18 else _decimal_text(Decimal(value))  # type: ignore[operator, arg-type]
-    if kind is bool:
+    if isinstance(value, str):
+        return _number_text(value) if isinstance(value, JsonNumber) else value
+    if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):
+        # Big ones go by value, the way of 1e19, so that both spellings give one text.
+        return str(value) if -(10**18) < value < 10**18 else _decimal_text(Decimal(value))
     if value is None or isinstance(value, dict | list):
         return None
-    raise TypeError(f"not a JSON value with exact numbers: {kind.__name__}")
+    raise TypeError(f"not a JSON value with exact numbers: {type(value).__name__}")
 
 
 def _number_text(text: str) -> str:
@@ -188,6 +185,6 @@ class Meter(BaseModel):
         summed = self.aggregation.type in {AggregationType.SUM, AggregationType.AVG}
         if "on_missing" in self.model_fields_set and not summed:
             raise ValueError(
-                "on_missing is for SUM and AVG: COUNT reads no field, COUNT_UNIQUE ignores a missing one"
+                "on_missing is for SUM and AVG: COUNT reads no field, COUNT_UNIQUE skips a missing one"
             )
         return self

@@ -33,18 +33,18 @@ MINOR_UNITS: dict[str, int] = {
     code: digits
     for digits, codes in {
         0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
-        2: "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE"
-        " CHF CHW CNY COP COU CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD"
-        " HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK"
-        " MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD"
-        " RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH"
-        " USD USN UYU UZS VED VES WST XAD XCD XCG YER ZAR ZMW ZWG",
+        2: "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF "
+        "CHE CHF CHW CNY COP COU CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD "
+        "GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL "
+        "MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR "
+        "PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP "
+        "TRY TTD TWD TZS UAH USD USN UYU UZS VED VES WST XAD XCD XCG YER ZAR ZMW ZWG",
         3: "BHD IQD JOD KWD LYD OMR TND",
         4: "CLF UYW",
     }.items()
     for code in codes.split()
 }
-"""Decimals of every ISO 4217 currency: List One of 2026-01-01, without metals, units of account and test codes."""
+"""Decimals of every ISO 4217 currency (List One of 2026-01-01), metals and test codes aside."""
 
 _MINOR_STEP = {code: Decimal(1).scaleb(-digits) for code, digits in MINOR_UNITS.items()}
 
@@ -52,10 +52,10 @@ _MINOR_STEP = {code: Decimal(1).scaleb(-digits) for code, digits in MINOR_UNITS.
 def round_money(amount: Decimal, currency: str) -> Decimal:
     """The amount at its currency's precision, half away from zero: what is owed.
 
-    Zero is never negative, so that "-0.00" appears in no bill. `KeyError` for a currency not in `MINOR_UNITS`.
+    Zero is never negative: no bill says "-0.00". `KeyError` for a currency that is not in `MINOR_UNITS`.
     """
     rounded = amount.quantize(_MINOR_STEP[currency], ROUND_HALF_UP, _ROUNDING)
-    return rounded if rounded else abs(rounded)
+    return rounded or abs(rounded)
 
 
 def quantize_quantity(quantity: Decimal) -> Decimal:
@@ -76,9 +76,9 @@ def decimal_text(value: Decimal) -> str:
 
 
 def _read_number(value: object) -> object:
-    """Text or an integer to a Decimal; a float has already lost what was written."""
-    if isinstance(value, float):
-        raise ValueError("a float has lost the number's own digits: write it as text, in quotes")
+    """Refuse what is not text or an integer; a float has already lost what was written."""
+    if isinstance(value, float | bool):
+        raise ValueError("not a number as text or an integer; a float has lost the number's own digits")
     if isinstance(value, str) and len(value) > TEXT_LENGTH_MAX:
         raise ValueError(f"a number of over {TEXT_LENGTH_MAX} characters")
     return value
@@ -87,7 +87,7 @@ def _read_number(value: object) -> object:
 def _check_number(value: Decimal) -> Decimal:
     if not value.is_finite():
         raise ValueError("not a finite number")
-    if abs(value) >= VALUE_MAX:
+    if not -VALUE_MAX < value < VALUE_MAX:
         raise ValueError("not below 1e18")
     # In this order: an exponent of billions must not become as many digits.
     exponent = value.normalize(_ROUNDING).as_tuple().exponent

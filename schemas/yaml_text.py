@@ -1,0 +1,111 @@
+"""YAML whose numbers stay text, whose duplicate keys are found, and whose every value knows its line.
+
+text -> `Document(root, value)`. Plain scalars are text, but for null, true, false, and numbers in JSON's
+spelling (`JsonNumber`): nothing becomes a float, a date, an octal or a sexagesimal, and `NO` is not false.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import yaml
+
+from schemas.meters import JsonNumber
+
+Loc = tuple[int | str, ...]
+"""The keys and indices that lead to a value."""
+
+
+class YamlError(ValueError):
+    """The text is not one YAML document; `line` is from 1."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """`value` is made of dict, list, str, `JsonNumber`, bool, None; `root` is the tree it was made from."""
+
+    root: yaml.Node | None
+    value: object
+
+    def line(self, loc: Loc) -> int | None:
+        """The line, from 1, of what this location names, or of what is there of the way to it."""
+        node, line = self.root, None
+        for part in (*loc, None):
+            if node is None:
+                break
+            line = node.start_mark.line + 1
+            children: dict[Any, yaml.Node] = {}
+            if isinstance(node, yaml.MappingNode):
+                children = {key.value: child for key, child in node.value if isinstance(key, yaml.ScalarNode)}
+            elif isinstance(node, yaml.SequenceNode):
+                children = dict(enumerate(node.value))
+            node = children.get(part)
+        return line
+
+    def duplicate_keys(self) -> Iterator[tuple[Loc, str]]:
+        """Keys that stand twice in one mapping, of which YAML would quietly keep the last; with a message."""
+        return _duplicate_keys(self.root, (), set())
+
+
+def read_yaml(text: str | bytes) -> Document:
+    """Parse one document; `YamlError` with its line and column for bad syntax."""
+    try:
+        loader = _Loader(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        root = loader.get_single_node()
+        return Document(root, None if root is None else loader.construct_document(root))
+    except UnicodeDecodeError as error:
+        raise YamlError(f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise YamlError("nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        about = " ".join(part for part in (error.context, error.problem) if part)
+        where = f", column {mark.column + 1}" if mark else ""
+        raise YamlError(f"not YAML{where}: {about}", mark.line + 1 if mark else None) from None
+    except yaml.YAMLError as error:  # a control character, mostly
+        raise YamlError(f"not YAML: {str(error).splitlines()[0]}") from None
+
+
+def _duplicate_keys(node: yaml.Node | None, loc: Loc, seen: set[int]) -> Iterator[tuple[Loc, str]]:
+    if node is None or id(node) in seen:  # an alias: its anchor was looked at
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, child in enumerate(node.value):
+            yield from _duplicate_keys(child, (*loc, index), seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, child in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    first = lines[key.value]
+                    yield (*loc, key.value), f"is a key twice in one mapping, in lines {first} and {line}"
+                lines[key.value] = line
+                yield from _duplicate_keys(child, (*loc, key.value), seen)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[Any] = {}  # type: ignore[misc]  # types-PyYAML lacks the ClassVar
+
+
+def _resolve(tag: str, pattern: str, first: str) -> None:
+    # PyYAML only looks at patterns filed under the scalar's first character; "" is the empty scalar's.
+    compiled = re.compile(rf"(?:{pattern})\Z", re.ASCII)
+    for character in [*first, *([""] if compiled.match("") else [])]:
+        _Loader.add_implicit_resolver(tag, compiled, [character])
+
+
+_NUMBER = "!json-number"
+_resolve("tag:yaml.org,2002:null", "~|null|Null|NULL|", "~nN")
+_resolve("tag:yaml.org,2002:bool", "true|True|TRUE|false|False|FALSE", "tTfF")
+_resolve("tag:yaml.org,2002:merge", "<<", "<")
+_resolve(_NUMBER, r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?", "-0123456789")
+_Loader.add_constructor(_NUMBER, lambda _, node: JsonNumber(node.value))
