@@ -1,0 +1,271 @@
+"""What the flow must give, computed from the whole list of Kafka records by the most obvious code possible.
+
+`expected(records, catalog_yaml)` -> rejects, raw rows, windows, late readings, charges, wallets.
+It shares no code with the flow, not even the catalog's: where both agree, they agree on DESIGN.md section 5.
+Rejects come before dedupe, so a rejected event does not take its id and its repair may be sent under it.
+What it does not know (other prices than per_unit, subscriptions, other periods than UTC months) it refuses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal, localcontext
+from typing import Any
+
+import yaml
+
+from tests.oracle_events import (
+    EPOCH,
+    TWELVE_DECIMALS,
+    Event,
+    LogRecord,
+    Position,
+    RejectedError,
+    Rules,
+    canonical,
+    read_event,
+    read_json,
+    read_quantity,
+)
+
+__all__ = ["Charge", "Event", "Expected", "LogRecord", "Reading", "Rules", "Wallet", "Window", "expected"]
+
+WINDOW_S = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
+MINOR_UNITS = {"JPY": 0, "KRW": 0, "BHD": 3, "KWD": 3, "TND": 3}  # any other: 2
+
+WindowKey = tuple[str, str, str, datetime, int]
+"""tenant_id, meter_id, external_customer_id, window_start, window_s"""
+ChargeKey = tuple[str, str, str, datetime, str]
+"""tenant_id, external_customer_id, meter_id, period_start, plan_id"""
+WalletKey = tuple[str, str, str]
+"""tenant_id, external_customer_id, currency"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one meter makes of one event."""
+
+    meter_id: str
+    value: Decimal
+    unique: str | None
+    event: Event
+
+
+@dataclass
+class Window:
+    """One row of `usage_windows`; `uniques` are the canonical texts."""
+
+    events: int = 0
+    total: Decimal = Decimal(0)
+    uniques: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One row of `usage_charges`."""
+
+    currency: str
+    events: int
+    quantity: Decimal
+    amount_unrounded: Decimal
+    amount: Decimal
+
+
+@dataclass
+class Wallet:
+    """One Redis hash; `available` follows from the rest."""
+
+    balance: Decimal = Decimal(0)
+    unpaid_invoices: Decimal = Decimal(0)
+    usage: Decimal = Decimal(0)
+
+    @property
+    def available(self) -> Decimal:
+        return self.balance - self.unpaid_invoices - self.usage
+
+
+@dataclass
+class Expected:
+    """All that must be in the stores once every record is read."""
+
+    rejects: dict[Position, str] = field(default_factory=dict)
+    duplicates: set[Position] = field(default_factory=set)
+    events: dict[Position, Event] = field(default_factory=dict)
+    windows: dict[WindowKey, Window] = field(default_factory=lambda: defaultdict(Window))
+    late: dict[tuple[Position, str], Reading] = field(default_factory=dict)
+    """By position and meter_id."""
+    charges: dict[ChargeKey, Charge] = field(default_factory=dict)
+    wallets: dict[WalletKey, Wallet] = field(default_factory=lambda: defaultdict(Wallet))
+
+
+def expected(records: Iterable[LogRecord], catalog_yaml: str, rules: Rules | None = None) -> Expected:
+    """Judge every record in partition order, then fold. Raises AssertionError for what it can't judge."""
+    rules = rules or Rules()
+    catalog = read_catalog(catalog_yaml)
+    ordered = sorted(records, key=lambda record: record.position)
+    out = Expected()
+    periods: dict[tuple[str, str, str, datetime], list[Reading]] = defaultdict(list)
+    seen: dict[tuple[str, str], LogRecord] = {}
+    with localcontext(prec=200):
+        for record in ordered:
+            if record.topic != rules.usage_topic:
+                continue
+            try:
+                event = read_event(record, rules)
+                readings = read_meters(event, catalog["meters"])
+            except RejectedError as rejected:
+                out.rejects[record.position] = str(rejected)
+                continue
+            if is_repeat(record, event, seen, rules):
+                out.duplicates.add(record.position)
+                continue
+            out.events[record.position] = event
+            for reading in readings:
+                put_in_window(out, reading, catalog)
+                month = event.timestamp.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+                account = event.tenant_id, event.external_customer_id
+                periods[(*account, reading.meter_id, month)].append(reading)
+        charge(out, periods, catalog)
+        invoiced = apply_accounts(out, [r for r in ordered if r.topic == rules.account_topic], catalog)
+        for (tenant, customer, _, period, _), one in out.charges.items():
+            if (tenant, customer, period) not in invoiced:
+                out.wallets[tenant, customer, one.currency].usage += one.amount
+    return out
+
+
+def read_catalog(text: str) -> dict[str, Any]:
+    """The YAML as plain dicts, with its numbers exact."""
+
+    class Exact(yaml.SafeLoader):
+        pass
+
+    Exact.add_constructor("tag:yaml.org,2002:float", lambda loader, node: Decimal(node.value))
+    catalog = yaml.load(text, Exact)  # noqa: S506  # a SafeLoader
+    assert isinstance(catalog, dict)
+    return catalog
+
+
+def read_meters(event: Event, meters: list[dict[str, Any]]) -> list[Reading]:
+    """The readings of every meter that takes the event; one meter that can't read it rejects it whole."""
+    readings = []
+    for meter in meters:
+        if meter["event_name"] == event.event_name and all(
+            canonical(event.properties.get(one["key"])) in [canonical(value) for value in one["values"]]
+            for one in meter.get("filters", [])
+        ):
+            kind, name = meter["aggregation"]["type"], meter["aggregation"].get("field")
+            value = event.properties.get(name) if name else None
+            if kind == "COUNT":
+                readings.append(Reading(meter["id"], Decimal(0), None, event))
+            elif kind == "COUNT_UNIQUE":
+                if isinstance(value, dict | list):
+                    raise RejectedError("value_not_scalar")
+                if value is not None:
+                    readings.append(Reading(meter["id"], Decimal(0), canonical(value), event))
+            elif value is not None:
+                readings.append(Reading(meter["id"], read_quantity(value), None, event))
+            elif meter.get("on_missing", "reject") == "reject":
+                raise RejectedError("value_missing")
+    return readings
+
+
+def is_repeat(record: LogRecord, event: Event, seen: dict[tuple[str, str], LogRecord], rules: Rules) -> bool:
+    """Whether the id was let through at most the horizon ago; else it is taken from now on."""
+    first = seen.get((event.tenant_id, event.id))
+    if first is not None:
+        assert first.partition == record.partition, f"no order between two partitions: id {event.id!r}"
+        if abs(record.append_ms // 1000 - first.append_ms // 1000) <= rules.dedupe_horizon_s:
+            return True
+    seen[event.tenant_id, event.id] = record
+    return False
+
+
+def put_in_window(out: Expected, reading: Reading, catalog: dict[str, Any]) -> None:
+    (meter,) = (one for one in catalog["meters"] if one["id"] == reading.meter_id)
+    window_s, event = WINDOW_S[meter.get("window", "1m")], reading.event
+    start = EPOCH + (event.timestamp - EPOCH) // timedelta(seconds=window_s) * timedelta(seconds=window_s)
+    lateness_s = duration_s(meter.get("allowed_lateness", "1h"))
+    if event.ingested_at > start + timedelta(seconds=window_s + lateness_s):
+        out.late[event.position, reading.meter_id] = reading
+        return
+    window = out.windows[event.tenant_id, reading.meter_id, event.external_customer_id, start, window_s]
+    window.events += 1
+    window.total += reading.value
+    if reading.unique is not None:
+        window.uniques.add(reading.unique)
+
+
+def charge(
+    out: Expected, periods: dict[tuple[str, str, str, datetime], list[Reading]], catalog: dict[str, Any]
+) -> None:
+    """Price each period of each meter that the default plan charges for."""
+    plans = [plan for plan in catalog.get("plans", []) if plan["id"] == catalog.get("default_plan")]
+    for plan in plans:
+        assert plan.get("billing_period", "MONTHLY") == "MONTHLY", "the oracle knows months only"
+        for price_of in plan["charges"]:
+            price = price_of["price"]
+            assert price_of.keys() == {"meter", "price"}, "the oracle knows plain charges only"
+            assert price.keys() == {"model", "unit_amount"}, "the oracle knows per_unit prices only"
+            assert price["model"] == "per_unit", "the oracle knows per_unit prices only"
+            (meter,) = (one for one in catalog["meters"] if one["id"] == price_of["meter"])
+            assert meter.get("reset_usage", "BILLING_PERIOD") == "BILLING_PERIOD"
+            for (tenant, customer, meter_id, start), readings in periods.items():
+                if meter_id == meter["id"]:
+                    quantity = quantity_of(meter["aggregation"]["type"], readings)
+                    unrounded = quantity * Decimal(price["unit_amount"])
+                    amount = round_money(unrounded, plan["currency"])
+                    out.charges[tenant, customer, meter_id, start, plan["id"]] = Charge(
+                        plan["currency"], len(readings), quantity, unrounded, amount
+                    )
+
+
+def quantity_of(kind: str, readings: list[Reading]) -> Decimal:
+    total = sum((reading.value for reading in readings), Decimal(0))
+    if kind == "SUM":
+        return total
+    if kind == "AVG":
+        return (total / len(readings)).quantize(TWELVE_DECIMALS, ROUND_HALF_EVEN)
+    return Decimal(len(readings) if kind == "COUNT" else len({reading.unique for reading in readings}))
+
+
+def round_money(amount: Decimal, currency: str) -> Decimal:
+    """Half away from zero, to the currency's precision."""
+    return amount.quantize(Decimal(1).scaleb(-MINOR_UNITS.get(currency, 2)), ROUND_HALF_UP)
+
+
+def apply_accounts(
+    out: Expected, records: list[LogRecord], catalog: dict[str, Any]
+) -> set[tuple[str, str, datetime]]:
+    """Move balances and invoices, each id once; gives the (tenant, customer, period) that are invoiced."""
+    seen: set[tuple[str, str]] = set()
+    invoiced: set[tuple[str, str, datetime]] = set()
+    invoices: dict[tuple[str, str, str], Decimal] = {}
+    currencies = {plan["id"]: plan["currency"] for plan in catalog.get("plans", [])}
+    for record in records:
+        event = read_json((record.value or b"").decode())
+        tenant, customer = event["tenant_id"], event["external_customer_id"]
+        if (tenant, event["id"]) in seen:
+            continue
+        seen.add((tenant, event["id"]))
+        currency = event.get("currency") or currencies[catalog["default_plan"]]
+        wallet, kind = out.wallets[tenant, customer, currency], event["type"]
+        if kind == "credit_granted":
+            wallet.balance += Decimal(event["amount"])
+        elif kind == "debit":
+            wallet.balance -= Decimal(event["amount"])
+        elif kind == "invoice_issued":
+            invoices[tenant, customer, event["invoice_id"]] = Decimal(event["amount"])
+            wallet.unpaid_invoices += Decimal(event["amount"])
+            invoiced.add((tenant, customer, datetime.fromisoformat(event["period_start"]).astimezone(UTC)))
+        elif kind == "invoice_paid":
+            wallet.unpaid_invoices -= invoices.pop((tenant, customer, event["invoice_id"]))
+        else:
+            raise AssertionError(f"the oracle does not know account events of type {kind}")
+    return invoiced
+
+
+def duration_s(text: str) -> int:
+    return int(text[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[text[-1]]

@@ -1,0 +1,209 @@
+"""The oracle's reader: one Kafka record -> the usage event in it, or the reason it is a dead letter.
+
+By json, re and Decimal, and nothing of ours; see tests/oracle.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from typing import Any
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TWELVE_DECIMALS = Decimal("1e-12")
+WIDE = Context(prec=6000, Emax=MAX_EMAX, Emin=MIN_EMIN)
+
+Position = tuple[str, int, int]
+"""topic, partition, offset"""
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """One record as it stands in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+    append_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+    @property
+    def position(self) -> Position:
+        return self.topic, self.partition, self.offset
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The settings that change what the flow must give; defaults as in `dataflows.settings`."""
+
+    usage_topic: str = "usage-events"
+    account_topic: str = "account-events"
+    event_bytes_max: int = 1_048_576
+    event_ahead_max_s: int = 300
+    event_age_max_d: int = 35
+    dedupe_horizon_s: int = 600
+
+
+@dataclass(frozen=True)
+class Event:
+    """A good event: one row of `usage_events`. `properties` is parsed, its numbers are Decimals."""
+
+    tenant_id: str
+    event_name: str
+    external_customer_id: str
+    customer_id: str
+    id: str
+    timestamp: datetime
+    source: str
+    properties: dict[str, Any]
+    ingested_at: datetime
+    position: Position
+
+
+class RejectedError(Exception):
+    """The event goes to the dead letters; the message is the reason code."""
+
+
+def read_event(record: LogRecord, rules: Rules) -> Event:
+    """The event in a record, or RejectedError. Fields are looked at in the order of `Event`."""
+    raw = read_object(record, rules)
+    cloud = "specversion" in raw
+    name = read_text(raw, "type" if cloud else "event_name")
+    identity = read_text(raw, "id")
+    external = read_text(raw, "subject" if cloud else "external_customer_id")
+    internal = read_text(raw, "customer_id")
+    source = read_text(raw, "source")
+    tenant = read_text(raw, "tenant_id") or tenant_header(record) or "default"
+    if not identity:
+        raise RejectedError("missing_id")
+    if not name:
+        raise RejectedError("missing_event_name")
+    if not external and not internal:
+        raise RejectedError("missing_customer")
+    if any(len(text.encode()) > 256 for text in (identity, name, external, internal, source, tenant)):
+        raise RejectedError("field_too_long")
+    properties = raw.get("data" if cloud else "properties")
+    if properties is None:
+        properties = {}
+    if not isinstance(properties, dict):
+        raise RejectedError("properties_invalid")
+    appended = from_ms(record.append_ms)
+    at = read_timestamp(raw.get("time" if cloud else "timestamp"), appended)
+    if at > appended + timedelta(seconds=rules.event_ahead_max_s):
+        raise RejectedError("timestamp_ahead")
+    if at < appended - timedelta(days=rules.event_age_max_d):
+        raise RejectedError("timestamp_too_old")
+    return Event(
+        tenant,
+        name,
+        external or internal,
+        internal,
+        identity,
+        at,
+        source,
+        properties,
+        appended,
+        record.position,
+    )
+
+
+def read_object(record: LogRecord, rules: Rules) -> dict[str, Any]:
+    payload = record.value or b""
+    if len(payload) > rules.event_bytes_max:
+        raise RejectedError("too_large")
+    try:
+        value = read_json(payload.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise RejectedError("not_json") from None
+    if not isinstance(value, dict):
+        raise RejectedError("not_an_object")
+    return value
+
+
+def read_json(text: str) -> Any:
+    """JSON with every number a Decimal of its own digits; NaN and Infinity are not JSON."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(constant)
+
+    return json.loads(text, parse_float=read_number, parse_int=read_number, parse_constant=refuse)
+
+
+def read_number(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent of over 18 digits
+        return Decimal("Infinity")
+
+
+def read_text(raw: dict[str, Any], name: str) -> str:
+    """A string; '' if it is missing, null or empty."""
+    value = raw.get(name)
+    if value is not None and not isinstance(value, str):
+        raise RejectedError("field_invalid")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which json takes
+        raise RejectedError("not_json") from None
+    return value or ""
+
+
+def tenant_header(record: LogRecord) -> str:
+    for name, value in record.headers:
+        if name == "tenant-id" and value:
+            try:
+                return value.decode("utf-8")
+            except UnicodeDecodeError:
+                raise RejectedError("field_invalid") from None
+    return ""
+
+
+def read_timestamp(text: object, appended: datetime) -> datetime:
+    """RFC 3339 with a zone, cut to milliseconds; the append time if there is none."""
+    if text is None:
+        return appended
+    if not isinstance(text, str):
+        raise RejectedError("field_invalid")
+    match = re.fullmatch(
+        r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", text, re.ASCII
+    )
+    try:
+        if match is None:
+            raise ValueError(text)
+        day, clock, fraction, zone = match.groups()
+        at = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise RejectedError("timestamp_invalid") from None
+    return at + timedelta(milliseconds=int((fraction or "0")[:3].ljust(3, "0")))
+
+
+def read_quantity(value: object) -> Decimal:
+    """A JSON number, or a string that reads as one, at 12 decimals."""
+    if isinstance(value, str):
+        if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value, re.ASCII):
+            raise RejectedError("value_not_numeric")
+        value = read_number(value)
+    if not isinstance(value, Decimal):
+        raise RejectedError("value_not_numeric")
+    if not -(10**18) < value < 10**18:
+        raise RejectedError("value_out_of_range")
+    return value.quantize(TWELVE_DECIMALS, ROUND_HALF_EVEN, WIDE)
+
+
+def canonical(value: object) -> str | None:
+    """The text by which filters and distinct counts compare; None matches nothing."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | Decimal):
+        number = Decimal(value).normalize(WIDE)
+        return "0" if not number else format(number, "f" if abs(number.adjusted()) <= 400 else "E")
+    return value if isinstance(value, str) else None
+
+
+def from_ms(at_ms: int) -> datetime:
+    return EPOCH + timedelta(milliseconds=at_ms)
