@@ -1,0 +1,204 @@
+"""Batches into ClickHouse tables, overlapping the stream, acknowledged before an epoch commits.
+
+(shard key, RecordBatch) -> one table, column by column by name, through one buffer and one thread a process.
+`snapshot()` returns only when ClickHouse has acknowledged every row of the epoch, so a replay can repeat
+rows but never lose one. A repeated row is harmless because each table is a ReplacingMergeTree whose
+rows are absolute: the module of each table says by which key and version.
+
+Past the limits: a full buffer (`buffer_bytes_max`) holds the stream back; a store that stays away
+(`retry_deadline_s`) or that refuses more rows than can be bad (`rejected_rows_max`) ends the process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import pyarrow as pa
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from typing_extensions import override
+
+from sinks import metrics
+from sinks.failures import logged_failures
+from sinks.inserts import ClickHouseConfig, Inserter, Rejected
+
+__all__ = ["ClickHouseConfig", "ClickHousePart", "ClickHouseSink", "Writer", "shard_keys"]
+
+
+class Writer:
+    """A table's buffer and the one thread of this process that inserts from it, in order of arrival.
+
+    The thread starts with the first batch. What kills it is raised by the next `add` or `flush`.
+    """
+
+    def __init__(
+        self, config: ClickHouseConfig, table: str, schema: pa.Schema, rejected: Rejected | None = None
+    ) -> None:
+        self._config, self._table, self._schema = config, table, schema
+        self._stop = threading.Event()
+        self._inserter = Inserter(config, table, rejected, self._stop)
+        self._changed = threading.Condition()
+        # All below is guarded by `_changed`. Batches are counted: the buffer's first is `_acknowledged + 1`.
+        self._buffer: deque[pa.RecordBatch] = deque()
+        self._rows = 0
+        self._bytes = 0  # of the insert under way, too
+        self._added = self._acknowledged = self._flush_to = 0
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Buffer rows of the table's schema; blocks while the buffer is full."""
+        if not batch.schema.equals(self._schema):
+            raise TypeError(f"{self._table} takes {self._schema}, not {batch.schema}")
+        if batch.num_rows == 0:
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or self._bytes < self._config.buffer_bytes_max)
+            self._raise_error()
+            self._buffer.append(batch)
+            self._added += 1
+            self._rows += batch.num_rows
+            self._count_bytes(batch.nbytes)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"insert-{self._table}", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Return when all rows added so far are acknowledged (or stored as rejected), or raise."""
+        with self._changed:
+            target = self._flush_to = self._added
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._error or self._acknowledged >= target)
+            self._raise_error()
+
+    def close(self) -> None:
+        """Stop the thread. Rows that were not flushed are dropped: their epoch has not committed."""
+        with self._changed:
+            self._stop.set()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        self._inserter.close()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _count_bytes(self, change: int) -> None:
+        self._bytes += change
+        metrics.BUFFERED_BYTES.labels(self._table).set(self._bytes)
+
+    def _run(self) -> None:
+        try:
+            while batches := self._take():
+                self._inserter.insert(one_chunk(batches))
+                with self._changed:
+                    self._acknowledged += len(batches)
+                    self._count_bytes(-sum(batch.nbytes for batch in batches))
+                    self._changed.notify_all()
+        except Exception as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _take(self) -> list[pa.RecordBatch]:
+        """The batches of the next insert, when it is due; none when the writer is closed."""
+        due = time.monotonic() + self._config.insert_interval_ms / 1000
+        taken: list[pa.RecordBatch] = []
+        with self._changed:
+            self._changed.wait_for(lambda: self._stop.is_set() or self._is_full(), due - time.monotonic())
+            self._changed.wait_for(lambda: self._stop.is_set() or self._buffer)
+            rows = 0
+            while self._buffer and not self._stop.is_set():
+                if taken and rows + self._buffer[0].num_rows > self._config.insert_rows_max:
+                    break
+                rows += self._buffer[0].num_rows
+                taken.append(self._buffer.popleft())
+            self._rows -= rows
+        return taken
+
+    def _is_full(self) -> bool:
+        """Whether the next insert should not wait for its interval: a flush waits, or the rows are enough."""
+        return (
+            self._acknowledged < self._flush_to
+            or self._bytes >= self._config.buffer_bytes_max
+            or self._rows >= self._config.insert_rows_max
+        )
+
+
+def one_chunk(batches: list[pa.RecordBatch]) -> pa.Table:
+    """One table of one chunk: ClickHouse then makes one part, and Arrow's file format, which the client
+    sends, allows one dictionary a column, while each batch comes with its own."""
+    return pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()
+
+
+class ClickHouseSink(FixedPartitionedSink[pa.RecordBatch, None]):
+    """A table as a Bytewax sink. Its parts are the shards; those of one process share a `Writer`."""
+
+    def __init__(
+        self,
+        config: ClickHouseConfig,
+        table: str,
+        schema: pa.Schema,
+        shards: int,
+        rejected: Rejected | None = None,
+    ) -> None:
+        self._config, self._table, self._schema, self._rejected = config, table, schema, rejected
+        self._shards = shards
+        self._lock = threading.Lock()
+        self._writer: Writer | None = None
+        self._open_parts = 0
+
+    @override
+    def list_parts(self) -> list[str]:
+        return shard_keys(self._shards)
+
+    @override
+    def part_fn(self, item_key: str) -> int:
+        return int(item_key)
+
+    @override
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> ClickHousePart:
+        with self._lock:
+            if self._writer is None:
+                self._writer = Writer(self._config, self._table, self._schema, self._rejected)
+            self._open_parts += 1
+            return ClickHousePart(step_id, self._writer, self._close_part)
+
+    def _close_part(self) -> None:
+        with self._lock:
+            self._open_parts -= 1
+            if self._open_parts == 0 and self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+
+class ClickHousePart(StatefulSinkPartition[pa.RecordBatch, None]):
+    """One shard's end of a table's writer. It has no state: what is committed is in ClickHouse."""
+
+    def __init__(self, step_id: str, writer: Writer, closed: Callable[[], None]) -> None:
+        self._step_id, self._writer, self._closed = step_id, writer, closed
+
+    @override
+    def write_batch(self, values: list[pa.RecordBatch]) -> None:
+        with logged_failures(self._step_id):
+            for batch in values:
+                self._writer.add(batch)
+
+    @override
+    def snapshot(self) -> None:
+        with logged_failures(self._step_id):
+            self._writer.flush()
+
+    @override
+    def close(self) -> None:
+        self._closed()
+
+
+def shard_keys(shards: int) -> list[str]:
+    """All keys a stream of ours can have. A sink lists all of them always: Bytewax panics on resume when a
+    part that it has state of is no longer listed (measured)."""
+    return [f"{shard:03d}" for shard in range(shards)]
