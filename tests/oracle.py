@@ -215,7 +215,8 @@ def charge(
             for (tenant, customer, meter_id, start), readings in periods.items():
                 if meter_id == meter["id"]:
                     quantity = quantity_of(meter["aggregation"]["type"], readings)
-                    unrounded = quantity * Decimal(price["unit_amount"])
+                    # A price never gives money back: a negative quantity costs what 0 costs.
+                    unrounded = max(quantity, Decimal(0)) * Decimal(price["unit_amount"])
                     amount = round_money(unrounded, plan["currency"])
                     out.charges[tenant, customer, meter_id, start, plan["id"]] = Charge(
                         plan["currency"], len(readings), quantity, unrounded, amount

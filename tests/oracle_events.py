@@ -70,34 +70,31 @@ class RejectedError(Exception):
 
 
 def read_event(record: LogRecord, rules: Rules) -> Event:
-    """The event in a record, or RejectedError. Fields are looked at in the order of `Event`."""
+    """The event in a record, or RejectedError with the reason of the first field that is wrong."""
     raw = read_object(record, rules)
-    cloud = "specversion" in raw
-    name = read_text(raw, "type" if cloud else "event_name")
-    identity = read_text(raw, "id")
+    version = read_text(raw, "specversion")
+    if version not in ("", "1.0"):
+        raise RejectedError("field_invalid")
+    cloud = version == "1.0"
+    identity = read_name(raw, "id", "missing_id")
+    name = read_name(raw, "type" if cloud else "event_name", "missing_event_name")
     external = read_text(raw, "subject" if cloud else "external_customer_id")
     internal = read_text(raw, "customer_id")
-    source = read_text(raw, "source")
-    tenant = read_text(raw, "tenant_id") or tenant_header(record) or "default"
-    if not identity:
-        raise RejectedError("missing_id")
-    if not name:
-        raise RejectedError("missing_event_name")
     if not external and not internal:
         raise RejectedError("missing_customer")
-    if any(len(text.encode()) > 256 for text in (identity, name, external, internal, source, tenant)):
-        raise RejectedError("field_too_long")
-    properties = raw.get("data" if cloud else "properties")
-    if properties is None:
-        properties = {}
-    if not isinstance(properties, dict):
-        raise RejectedError("properties_invalid")
+    tenant = read_text(raw, "tenantid") if cloud else ""
+    tenant = tenant or read_text(raw, "tenant_id") or tenant_header(record) or "default"
+    source = read_text(raw, "source")
     appended = from_ms(record.append_ms)
     at = read_timestamp(raw.get("time" if cloud else "timestamp"), appended)
     if at > appended + timedelta(seconds=rules.event_ahead_max_s):
         raise RejectedError("timestamp_ahead")
     if at < appended - timedelta(days=rules.event_age_max_d):
         raise RejectedError("timestamp_too_old")
+    properties = raw.get("data" if cloud else "properties")
+    properties = {} if properties is None else properties
+    if not isinstance(properties, dict) or (cloud and raw.get("data_base64")):
+        raise RejectedError("properties_invalid")
     return Event(
         tenant,
         name,
@@ -118,11 +115,21 @@ def read_object(record: LogRecord, rules: Rules) -> dict[str, Any]:
         raise RejectedError("too_large")
     try:
         value = read_json(payload.decode("utf-8"))
+        too_deep = depth(value) > 256
     except (ValueError, RecursionError):
         raise RejectedError("not_json") from None
+    if too_deep:
+        raise RejectedError("not_json")
     if not isinstance(value, dict):
         raise RejectedError("not_an_object")
     return value
+
+
+def depth(value: object) -> int:
+    """Levels of objects and lists."""
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max((depth(one) for one in (value.values() if isinstance(value, dict) else value)), default=0)
 
 
 def read_json(text: str) -> Any:
@@ -142,35 +149,47 @@ def read_number(text: str) -> Decimal:
 
 
 def read_text(raw: dict[str, Any], name: str) -> str:
-    """A string; '' if it is missing, null or empty."""
+    """A string of at most 256 bytes; '' if it is missing, null or empty."""
     value = raw.get(name)
     if value is not None and not isinstance(value, str):
         raise RejectedError("field_invalid")
+    return short(value or "")
+
+
+def read_name(raw: dict[str, Any], name: str, reason: str) -> str:
+    text = read_text(raw, name)
+    if not text:
+        raise RejectedError(reason)
+    return text
+
+
+def short(text: str) -> str:
     try:
-        (value or "").encode()
+        if len(text.encode()) > 256:
+            raise RejectedError("field_too_long")
     except UnicodeEncodeError:  # half of a surrogate pair, which json takes
         raise RejectedError("not_json") from None
-    return value or ""
+    return text
 
 
 def tenant_header(record: LogRecord) -> str:
-    for name, value in record.headers:
-        if name == "tenant-id" and value:
-            try:
-                return value.decode("utf-8")
-            except UnicodeDecodeError:
-                raise RejectedError("field_invalid") from None
-    return ""
+    """The last header `tenant-id`; '' if there is none or it is empty."""
+    try:
+        return short(
+            ([b""] + [value or b"" for name, value in record.headers if name == "tenant-id"])[-1].decode()
+        )
+    except UnicodeDecodeError:
+        raise RejectedError("field_invalid") from None
 
 
 def read_timestamp(text: object, appended: datetime) -> datetime:
     """RFC 3339 with a zone, cut to milliseconds; the append time if there is none."""
-    if text is None:
+    if text is None or text == "":
         return appended
     if not isinstance(text, str):
-        raise RejectedError("field_invalid")
+        raise RejectedError("timestamp_invalid")
     match = re.fullmatch(
-        r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", text, re.ASCII
+        r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", text, re.ASCII
     )
     try:
         if match is None:
@@ -179,20 +198,24 @@ def read_timestamp(text: object, appended: datetime) -> datetime:
         at = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}").astimezone(UTC)
     except (ValueError, OverflowError):
         raise RejectedError("timestamp_invalid") from None
+    if not 1970 <= at.year < 2300:  # what ClickHouse's DateTime64 holds
+        raise RejectedError("timestamp_invalid")
     return at + timedelta(milliseconds=int((fraction or "0")[:3].ljust(3, "0")))
 
 
 def read_quantity(value: object) -> Decimal:
-    """A JSON number, or a string that reads as one, at 12 decimals."""
+    """A JSON number, or a string that reads as one (a plus is allowed), at 12 decimals."""
     if isinstance(value, str):
-        if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value, re.ASCII):
+        if not re.fullmatch(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", value, re.ASCII):
             raise RejectedError("value_not_numeric")
         value = read_number(value)
     if not isinstance(value, Decimal):
         raise RejectedError("value_not_numeric")
+    if -(10**18) < value < 10**18:
+        value = value.quantize(TWELVE_DECIMALS, ROUND_HALF_EVEN, WIDE)
     if not -(10**18) < value < 10**18:
         raise RejectedError("value_out_of_range")
-    return value.quantize(TWELVE_DECIMALS, ROUND_HALF_EVEN, WIDE)
+    return value
 
 
 def canonical(value: object) -> str | None:

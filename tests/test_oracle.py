@@ -102,14 +102,12 @@ def test_charges_round_half_away_from_zero_and_the_wallet_owes_their_sum(log: Lo
             "USD", 3, Decimal(3), Decimal("0.015"), Decimal("0.02")
         ),
         ("t", "c", "latency", NOVEMBER, "starter"): Charge("USD", 3, third, third, Decimal("1.67")),
-        ("t", "c", "tokens", NOVEMBER, "starter"): Charge(
-            "USD", 1, Decimal("-0.5"), Decimal("-0.005"), Decimal("-0.01")
-        ),
+        ("t", "c", "tokens", NOVEMBER, "starter"): Charge("USD", 1, Decimal("-0.5"), Decimal(0), Decimal(0)),
         ("t", "c", "users", NOVEMBER.replace(month=10), "starter"): Charge(
             "USD", 1, Decimal(1), Decimal("2.5"), Decimal("2.5")
         ),
     }
-    assert dict(out.wallets) == {("t", "c", "USD"): Wallet(usage=Decimal("4.18"))}
+    assert dict(out.wallets) == {("t", "c", "USD"): Wallet(usage=Decimal("4.19"))}
 
 
 def test_filters_join_values_by_or_and_keys_by_and_on_canonical_text(log: Log) -> None:
@@ -187,6 +185,8 @@ REJECTS: list[tuple[str, bytes]] = [
     ("not_json", b'{"id": "\xff"}'),
     ("not_json", b'{"id": NaN}'),
     ("not_json", b"[" * 100_000),
+    ("not_json", b'{"a": ' + b"[" * 256 + b"]" * 256 + b"}"),
+    ("not_json", rb'{"id": "\ud800"}'),
     ("too_large", b" " * 1_048_577),
     ("not_an_object", b"[1]"),
     ("not_an_object", b"null"),
@@ -203,10 +203,18 @@ FIELD_REJECTS: list[tuple[str, dict[str, Any]]] = [
     ("timestamp_invalid", {"timestamp": "2026-11-23T12:00:00"}),
     ("timestamp_invalid", {"timestamp": "2026-02-30T12:00:00Z"}),
     ("timestamp_invalid", {"timestamp": "yesterday"}),
+    ("timestamp_invalid", {"timestamp": "1969-12-31T23:59:59Z"}),
+    ("timestamp_invalid", {"timestamp": 1763899200}),
+    ("field_invalid", {"specversion": "0.3"}),
+    ("properties_invalid", {"specversion": "1.0", "type": "call", "subject": "c", "data_base64": "AA=="}),
+    ("missing_event_name", {"specversion": "1.0", "event_name": "call", "subject": "c"}),
     ("timestamp_ahead", {"timestamp": "2026-11-23T12:05:00.001Z"}),
     ("timestamp_too_old", {"timestamp": "2026-10-19T11:59:59.999Z"}),
     ("value_not_numeric", {"properties": {"ms": "NaN"}}),
     ("value_not_numeric", {"properties": {"ms": True}}),
+    ("value_not_numeric", {"properties": {"ms": ".5"}}),
+    ("value_not_numeric", {"properties": {"ms": "1_000"}}),
+    ("value_out_of_range", {"properties": {"ms": "999999999999999999.9999999999999"}}),
     ("value_not_numeric", {"properties": {"ms": [1]}}),
     ("value_out_of_range", {"properties": {"ms": 10**18}}),
     ("value_out_of_range", {"properties": {"ms": "-1e9999999"}}),
