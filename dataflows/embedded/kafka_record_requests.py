@@ -1,0 +1,272 @@
+"""The requests that move records: Produce, Fetch, ListOffsets, DeleteRecords, InitProducerId.
+
+(broker, request, version) -> response
+
+Limits: a fetch answers with `FETCH_BYTES_MAX` (and the batch that passes it), whatever the client would take.
+"""
+
+import asyncio
+import time
+from typing import NamedTuple
+
+from dataflows.embedded.kafka_broker import Broker
+from dataflows.embedded.kafka_log import Appended, PartitionLog
+from dataflows.embedded.kafka_wire import Api, ApiKey, ErrorCode, Reader, RefusedError, Writer
+
+FETCH_BYTES_MAX = 8 * 1024 * 1024
+_LATEST, _EARLIEST, _MAX_TIMESTAMP = -1, -2, -3
+_LEADER_EPOCH = 0
+
+
+async def produce(broker: Broker, request: Reader, version: int) -> Writer | None:
+    request.nullable_string()  # transactional id: its batches are refused one by one
+    acks = request.int16()
+    request.int32()  # time to wait for replicas
+    now_ms = time.time_ns() // 1_000_000
+    response = Writer()
+
+    def partition(topic: str) -> None:
+        index = request.int32()
+        records = request.nullable_bytes()
+        start_offset = -1
+        code, appended = ErrorCode.NONE, Appended(-1, -1)
+        try:
+            log = broker.topics.log(topic, index)
+            start_offset = log.start_offset
+            appended = log.append(memoryview(b"") if records is None else records, now_ms)
+        except RefusedError as error:
+            code = error.code
+        _produced(response, version, index, code, appended, start_offset)
+
+    response.int32(topics := request.int32())
+    for _ in range(topics):
+        name = request.string()
+        response.string(name)
+        response.int32(partitions := request.int32())
+        for _ in range(partitions):
+            partition(name)
+    response.int32(0)
+    return None if acks == 0 else response
+
+
+def _produced(
+    response: Writer, version: int, index: int, code: ErrorCode, appended: Appended, start_offset: int
+) -> None:
+    response.int32(index)
+    response.int16(code)
+    response.int64(appended.base_offset)
+    response.int64(appended.timestamp_ms)
+    if version >= 5:
+        response.int64(start_offset)
+
+
+def too_large_produce(head: Reader, version: int) -> Writer:
+    """The answer to a produce request that is too large to be read, from its first bytes.
+
+    It names the first partition only, and librdkafka sends no more than one.
+    """
+    head.nullable_string()
+    head.int16()
+    head.int32()
+    head.int32()
+    topic = head.string()
+    head.int32()
+    response = Writer()
+    response.int32(1)
+    response.string(topic)
+    response.int32(1)
+    _produced(response, version, head.int32(), ErrorCode.MESSAGE_TOO_LARGE, Appended(-1, -1), -1)
+    response.int32(0)
+    return response
+
+
+class _Wanted(NamedTuple):
+    """One partition of a fetch."""
+
+    index: int
+    offset: int
+    bytes_max: int
+
+
+async def fetch(broker: Broker, request: Reader, version: int) -> Writer:
+    request.int32()  # replica id
+    deadline = asyncio.get_running_loop().time() + request.int32() / 1000
+    bytes_min = request.int32()
+    bytes_max = min(request.int32(), FETCH_BYTES_MAX)
+    request.int8()  # isolation level: there are no transactions
+    if version >= 7:
+        request.int32()  # session id and epoch: every fetch is a full one
+        request.int32()
+
+    def wanted() -> _Wanted:
+        index = request.int32()
+        if version >= 9:
+            request.int32()  # leader epoch
+        offset = request.int64()
+        if version >= 5:
+            request.int64()  # a follower's log start
+        return _Wanted(index, offset, request.int32())
+
+    topics = request.array(lambda: (request.string(), request.array(wanted)))
+    await _wait_for_bytes(broker, topics, bytes_min, deadline)
+    response = Writer()
+    response.int32(0)
+    if version >= 7:
+        response.int16(ErrorCode.NONE)
+        response.int32(0)
+    left = bytes_max
+    response.int32(len(topics))
+    for topic, partitions in topics:
+        response.string(topic)
+        response.int32(len(partitions))
+        for partition in partitions:
+            left -= _fetched(broker, response, version, topic, partition, left)
+    return response
+
+
+async def _wait_for_bytes(
+    broker: Broker, topics: list[tuple[str, list[_Wanted]]], bytes_min: int, deadline: float
+) -> None:
+    """The long poll: returns when there is enough to answer, an error to report, or no time left."""
+    changed = asyncio.Event()
+    watched: set[PartitionLog] = set()
+    try:
+        async with asyncio.timeout_at(deadline):
+            while True:
+                changed.clear()
+                available = 0
+                for topic, partitions in topics:
+                    for partition in partitions:
+                        log = broker.topics.log(topic, partition.index)
+                        available += log.bytes_from(partition.offset)
+                        if available < bytes_min and log not in watched:
+                            log.watchers.add(changed.set)
+                            watched.add(log)
+                if available >= bytes_min:
+                    return
+                await changed.wait()
+    except (TimeoutError, RefusedError):
+        return
+    finally:
+        for log in watched:
+            log.watchers.discard(changed.set)
+
+
+def _fetched(broker: Broker, response: Writer, version: int, topic: str, wanted: _Wanted, left: int) -> int:
+    """Writes one partition's part, and gives how many bytes of records it holds."""
+    code, start_offset, end_offset, records = ErrorCode.NONE, -1, -1, b""
+    try:
+        log = broker.topics.log(topic, wanted.index)
+        start_offset, end_offset = log.start_offset, log.end_offset
+        if log.bytes_from(wanted.offset) and left > 0:
+            records = log.read(wanted.offset, min(wanted.bytes_max, left))
+    except RefusedError as error:
+        code = error.code
+    except OSError:
+        code = ErrorCode.KAFKA_STORAGE_ERROR
+    response.int32(wanted.index)
+    response.int16(code)
+    response.int64(end_offset)
+    response.int64(end_offset)  # last stable offset
+    if version >= 5:
+        response.int64(start_offset)
+    response.int32(0)  # aborted transactions
+    if version >= 11:
+        response.int32(-1)  # preferred read replica
+    response.records(records)
+    return len(records)
+
+
+async def list_offsets(broker: Broker, request: Reader, version: int) -> Writer:
+    request.int32()  # replica id
+    if version >= 2:
+        request.int8()  # isolation level
+    response = Writer()
+    if version >= 2:
+        response.int32(0)
+
+    def partition(topic: str) -> tuple[int, ErrorCode, int, int]:
+        index = request.int32()
+        if version >= 4:
+            request.int32()  # leader epoch
+        timestamp_ms = request.int64()
+        try:
+            offset, found_ms = _offset_at(broker.topics.log(topic, index), timestamp_ms)
+        except RefusedError as error:
+            return index, error.code, -1, -1
+        return index, ErrorCode.NONE, found_ms, offset
+
+    def write(answer: tuple[int, ErrorCode, int, int]) -> None:
+        index, code, found_ms, offset = answer
+        response.int32(index)
+        response.int16(code)
+        response.int64(found_ms)
+        response.int64(offset)
+        if version >= 4:
+            response.int32(_LEADER_EPOCH)
+
+    def topic() -> None:
+        name = request.string()
+        response.string(name)
+        response.array(request.array(lambda: partition(name)), write)
+
+    response.int32(topics := request.int32())
+    for _ in range(topics):
+        topic()
+    return response
+
+
+def _offset_at(log: PartitionLog, timestamp_ms: int) -> tuple[int, int]:
+    if timestamp_ms == _LATEST:
+        return log.end_offset, -1
+    if timestamp_ms == _EARLIEST:
+        return log.start_offset, -1
+    found = log.latest_time() if timestamp_ms == _MAX_TIMESTAMP else log.offset_for_time(timestamp_ms)
+    return found or (-1, -1)
+
+
+async def delete_records(broker: Broker, request: Reader, version: int) -> Writer:
+    response = Writer()
+    response.int32(0)
+
+    def partition(topic: str) -> tuple[int, int, ErrorCode]:
+        index, offset = request.int32(), request.int64()
+        try:
+            return index, broker.topics.log(topic, index).delete_before(offset), ErrorCode.NONE
+        except RefusedError as error:
+            return index, -1, error.code
+
+    def write(answer: tuple[int, int, ErrorCode]) -> None:
+        index, start_offset, code = answer
+        response.int32(index)
+        response.int64(start_offset)
+        response.int16(code)
+
+    def topic() -> None:
+        name = request.string()
+        response.string(name)
+        response.array(request.array(lambda: partition(name)), write)
+
+    response.int32(topics := request.int32())
+    for _ in range(topics):
+        topic()
+    return response
+
+
+async def init_producer_id(broker: Broker, request: Reader, version: int) -> Writer:
+    transactional_id = request.nullable_string()
+    response = Writer()
+    response.int32(0)
+    response.int16(ErrorCode.NONE if transactional_id is None else ErrorCode.INVALID_REQUEST)
+    response.int64(broker.topics.new_producer_id() if transactional_id is None else -1)
+    response.int16(0 if transactional_id is None else -1)
+    return response
+
+
+APIS = {
+    ApiKey.PRODUCE: Api(3, 7, produce),
+    ApiKey.FETCH: Api(4, 11, fetch),
+    ApiKey.LIST_OFFSETS: Api(1, 5, list_offsets),
+    ApiKey.DELETE_RECORDS: Api(0, 1, delete_records),
+    ApiKey.INIT_PRODUCER_ID: Api(0, 1, init_producer_id),
+}
