@@ -133,11 +133,14 @@ def depth(value: object) -> int:
 
 
 def read_json(text: str) -> Any:
-    """JSON with every number a Decimal of its own digits; NaN and Infinity are not JSON."""
+    """JSON, numbers as Decimals of their own digits; ValueError for NaN, Infinity, half a surrogate pair."""
 
     def refuse(constant: str) -> Any:
         raise ValueError(constant)
 
+    escapes = re.sub(r"\\[^u]", "", text)
+    if re.search(r"\\u[dD][89a-fA-F]", re.sub(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..", "", escapes)):
+        raise ValueError("half a surrogate pair")
     return json.loads(text, parse_float=read_number, parse_int=read_number, parse_constant=refuse)
 
 
@@ -164,11 +167,8 @@ def read_name(raw: dict[str, Any], name: str, reason: str) -> str:
 
 
 def short(text: str) -> str:
-    try:
-        if len(text.encode()) > 256:
-            raise RejectedError("field_too_long")
-    except UnicodeEncodeError:  # half of a surrogate pair, which json takes
-        raise RejectedError("not_json") from None
+    if len(text.encode()) > 256:
+        raise RejectedError("field_too_long")
     return text
 
 

@@ -187,6 +187,7 @@ REJECTS: list[tuple[str, bytes]] = [
     ("not_json", b"[" * 100_000),
     ("not_json", b'{"a": ' + b"[" * 256 + b"]" * 256 + b"}"),
     ("not_json", rb'{"id": "\ud800"}'),
+    ("not_json", rb'{"id": "x", "event_name": "call", "customer_id": "c", "other": ["\udc00\ud800"]}'),
     ("too_large", b" " * 1_048_577),
     ("not_an_object", b"[1]"),
     ("not_an_object", b"null"),
@@ -249,6 +250,7 @@ def test_a_field_is_rejected_and_rejects_the_event_whole(
         {"id": "é" * 128},
         {"properties": {"ms": "999999999999999999.999999999999"}},
         {"properties": None},
+        {"properties": {"text": "\U0001f680 \\ud800"}},  # in JSON a pair of surrogates, and no escape
     ],
 )
 def test_what_stands_on_a_limit_is_good(log: Log, fields: dict[str, Any]) -> None:
