@@ -1,17 +1,19 @@
 """How a store fails: for a while, for good, or because of a row; and what that means for the process.
 
-exception -> `Fault`: TRANSIENT is retried, AMBIGUOUS is retried a few times and then blamed on the rows,
-ROW is bisected down to the rows that cause it, FATAL ends the process with a sentence that says what to do.
+A client's exception -> `Fault`: TRANSIENT is retried; AMBIGUOUS is retried a few times, then taken for ROW;
+ROW is bisected down to the rows that cause it; FATAL ends the process with a sentence that says what to do.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from redis import exceptions as redis_exceptions
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +115,25 @@ def clickhouse_refuses(table: str, error: BaseException) -> StoreRefuses:
     code = error.code if isinstance(error, DatabaseError) else None
     why = FATAL_CODES.get(code, "the batch can't be sent") if code is not None else "the batch can't be sent"
     return StoreRefuses(f"ClickHouse refuses writes to {table}: {why} ({brief(error)})")
+
+
+REDIS_PASSING = re.compile(
+    r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNKILLABLE)\b"
+)
+"""Redis's error codes of a server that is starting, failing over, full or can't write its disk."""
+
+
+def redis_fault(error: BaseException) -> Fault:
+    """What an exception of redis-py means. A script's error has the code of the command in its text."""
+    if isinstance(error, redis_exceptions.AuthenticationError | redis_exceptions.AuthorizationError):
+        return Fault.FATAL  # though redis-py derives them from its ConnectionError
+    if isinstance(error, redis_exceptions.ConnectionError | redis_exceptions.TimeoutError):
+        return Fault.TRANSIENT
+    if isinstance(error, redis_exceptions.NoScriptError):
+        return Fault.TRANSIENT  # a restarted Redis knows no scripts; the next try loads ours
+    if isinstance(error, redis_exceptions.ResponseError) and REDIS_PASSING.search(str(error)):
+        return Fault.TRANSIENT
+    return Fault.FATAL
 
 
 def brief(error: BaseException) -> str:

@@ -1,0 +1,24 @@
+"""A wallet: what one customer has left in one currency, as of one moment of the stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class WalletRow:
+    """The whole wallet, absolute: `available = balance - unpaid_invoices - usage`."""
+
+    tenant_id: str
+    external_customer_id: str
+    currency: str
+    balance: Decimal
+    unpaid_invoices: Decimal
+    usage: Decimal
+    """The priced current period, and closed periods that are not invoiced yet."""
+    available: Decimal
+    version: int
+    """`generation << 40 |` inputs folded in: of the content, not of how often it was sent. Below 2^64."""
+    as_of_ms: int
+    """The newest append time folded in, ms since 1970."""
