@@ -1,0 +1,248 @@
+"""Bytes of one poll to usage events, by columns; what is no event leaves with its reason.
+
+Stream[RawBatch] -> events: Stream[EventBatch] (`schemas.arrow.USAGE_EVENTS`), rejects: Stream[Reject]
+
+No state. Every record of a batch is in exactly one of the two, in its order, and a bad one costs only itself.
+`operators.examine` says what an event is and why a record is refused. Here the batch is read assuming that
+nothing is wrong: one msgspec call a record, then columns and checks of the whole batch. Only the records that
+a check flags are examined one by one, so a check may flag too much but never too little. An empty batch
+(a heartbeat) stays one: windows learn from it how far the partition has been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import compress
+
+import bytewax.operators as op
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from bytewax.dataflow import Stream, operator
+
+from operators.examine import (
+    NESTING_MAX,
+    NO_PROPERTIES,
+    CloudEvent,
+    DecodeConfig,
+    Event,
+    RefusedError,
+    examine,
+    is_nested_too_deeply,
+    tenant_of_header,
+)
+from operators.timestamps import INVALID_MS, TIMESTAMP_MS_MAX, Milliseconds, parse_timestamps
+from schemas.arrow import NAME, TIMESTAMP_MS, USAGE_EVENTS
+from schemas.events import EventBatch, RawBatch, Record, Reject
+
+__all__ = ["DecodeConfig", "DecodeOut", "decode", "decode_batch"]
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class DecodeOut:
+    """Streams of `decode`."""
+
+    events: Stream[EventBatch]
+    """One for each RawBatch, empty ones too."""
+    rejects: Stream[Reject]
+    """Records that are no usage events."""
+
+
+def decode_batch(batch: RawBatch, config: DecodeConfig) -> tuple[EventBatch, list[Reject]]:
+    """Usage events of one poll, and the records that are none. Raises nothing, whatever the bytes.
+
+    A row of `properties` is `msgspec.Raw`: valid for `msgspec.json.Decoder.decode` and `bytes`.
+    """
+    records: Sequence[Record] = batch.records
+    events = _read(records, config)
+    columns, flagged = _columns(batch.partition, records, events, config)
+    rejects: list[Reject] = []
+    if flagged.any():
+        kept, repaired = ~flagged, False
+        for row in np.flatnonzero(flagged).tolist():
+            try:
+                events[row] = examine(records[row], config)
+                kept[row] = repaired = True
+            except RefusedError as refused:
+                rejects.append(_reject(batch, records[row], refused))
+        records, events = list(compress(records, kept)), list(compress(events, kept))
+        if repaired:
+            columns, _ = _columns(batch.partition, records, events, config)
+        else:
+            columns = columns.filter(pa.array(kept))
+    properties = [event.properties for event in events]
+    return EventBatch(
+        columns, properties, records, batch.topic, batch.partition, batch.progress_ms, batch.partitions
+    ), rejects
+
+
+@operator
+def decode(step_id: str, up: Stream[RawBatch], config: DecodeConfig) -> DecodeOut:
+    """Usage events of each poll, and what is none.
+
+    :arg step_id: Unique id.
+    :arg up: Polls of a usage topic.
+    :arg config: Limits of an event.
+    :returns: Batches of events, and single rejects.
+    """
+    decoded = op.map("decode_batch", up, lambda batch: decode_batch(batch, config))
+    return DecodeOut(
+        events=op.map("events", decoded, lambda both: both[0]),
+        rejects=op.flat_map("rejects", decoded, lambda both: both[1]),
+    )
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_decode = msgspec.json.Decoder(Event).decode
+_decode_cloud = msgspec.json.Decoder(CloudEvent).decode
+
+
+def _read(records: Sequence[Record], config: DecodeConfig) -> list[Event]:
+    """The event of each record; an empty one, which the column checks flag, where something is unusual."""
+    payloads = [record.value() or b"" for record in records]
+    events: list[Event] = []
+    for payload in payloads:
+        try:
+            events.append(_decode(payload))
+        except _UNREADABLE:
+            events.append(Event())
+    for row, event in enumerate(events):
+        if event.specversion:
+            events[row] = _cloud_event(payloads[row])
+    for row, payload in enumerate(payloads):
+        # msgspec leaves strings that it skips unread, and its limit of nesting depends on the caller.
+        if (not payload.isascii() or len(payload) > 2 * NESTING_MAX) and not _is_sound(payload, config):
+            events[row] = Event()
+    return events
+
+
+def _cloud_event(payload: bytes) -> Event:
+    try:
+        event = _decode_cloud(payload)
+    except _UNREADABLE:
+        return Event()
+    if event.specversion != "1.0" or event.data_base64:
+        return Event()
+    event.tenant_id = event.tenantid or event.tenant_id
+    return event
+
+
+def _is_sound(payload: bytes, config: DecodeConfig) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return len(payload) <= config.event_bytes_max and not is_nested_too_deeply(payload)
+
+
+def _columns(
+    partition: int, records: Sequence[Record], events: Sequence[Event], config: DecodeConfig
+) -> tuple[pa.RecordBatch, Mask]:
+    """All rows as columns, and which of them are to be examined because a check failed."""
+    tenants = [event.tenant_id or "" for event in events]
+    if not all(tenants):
+        tenants = [tenant or _tenant(record, config) for tenant, record in zip(tenants, records, strict=True)]
+    tenant_id = pa.array(tenants, NAME)
+    event_name = pa.array([event.event_name or "" for event in events], NAME)
+    account = pa.array(
+        [event.external_customer_id or event.customer_id or "" for event in events], pa.string()
+    )
+    customer_id = pa.array([event.customer_id or "" for event in events], pa.string())
+    ids = pa.array([event.id or "" for event in events], pa.string())
+    source = pa.array([event.source or "" for event in events], NAME)
+
+    text_bytes_max = config.text_bytes_max
+    flagged = np.zeros(len(events), np.bool_)
+    for column in (tenant_id, event_name, account, ids):
+        flagged |= _exceeds(column, 1, text_bytes_max)
+    for column in (customer_id, source):
+        flagged |= _exceeds(column, 0, text_bytes_max)
+
+    append_ms = np.array([record.timestamp()[1] for record in records], np.int64)
+    timestamp_ms = parse_timestamps([event.timestamp or None for event in events], append_ms)
+    flagged |= (append_ms < 0) | (append_ms > TIMESTAMP_MS_MAX) | (timestamp_ms == INVALID_MS)
+    flagged |= timestamp_ms - append_ms > config.ahead_max_s * 1000
+    flagged |= append_ms - timestamp_ms > config.age_max_d * 86_400_000
+
+    properties, not_object = _properties(events)
+    flagged |= not_object
+    arrays = [
+        tenant_id,
+        event_name,
+        account,
+        customer_id,
+        ids,
+        _timestamps(timestamp_ms),
+        source,
+        properties,
+        _timestamps(append_ms),
+        pa.array(np.full(len(events), partition, np.int32)),
+        pa.array([record.offset() for record in records], pa.int64()),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=USAGE_EVENTS), flagged
+
+
+def _tenant(record: Record, config: DecodeConfig) -> str:
+    """The tenant of an event that names none; "" where the header is not UTF-8."""
+    value = tenant_of_header(record)
+    if not value:
+        return config.default_tenant
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def _exceeds(column: pa.Array, bytes_min: int, bytes_max: int) -> Mask:
+    """Which texts are shorter or longer."""
+    texts = column.dictionary if isinstance(column, pa.DictionaryArray) else column
+    lengths = pc.binary_length(texts).to_numpy()
+    exceeds: Mask = (lengths < bytes_min) | (lengths > bytes_max)
+    return exceeds[column.indices.to_numpy()] if isinstance(column, pa.DictionaryArray) else exceeds
+
+
+def _properties(events: Sequence[Event]) -> tuple[pa.Array, Mask]:
+    """The column, and which are no object; null becomes `{}` in `events` too."""
+    column, first_bytes = _joined([event.properties for event in events])
+    null = np.flatnonzero(first_bytes == ord("n")).tolist()
+    if null:
+        for row in null:
+            events[row].properties = NO_PROPERTIES
+        column, first_bytes = _joined([event.properties for event in events])
+    return column, first_bytes != ord("{")
+
+
+def _joined(texts: Sequence[msgspec.Raw]) -> tuple[pa.Array, npt.NDArray[np.uint8]]:
+    """A string column laid out from its bytes, and the first byte of each text, of which none is empty.
+
+    0.1 us a row against 0.27 by `pa.array`. The bytes are UTF-8: `_read` has checked the payloads.
+    """
+    data = np.frombuffer(b"".join(texts), np.uint8)
+    offsets = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum([len(text) for text in texts], out=offsets[1:])
+    column = pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(data))
+    return column, data[offsets[:-1]]
+
+
+def _timestamps(ms: Milliseconds) -> pa.Array:
+    return pa.array(ms).view(TIMESTAMP_MS)
+
+
+def _reject(batch: RawBatch, record: Record, refused: RefusedError) -> Reject:
+    return Reject(
+        reason=refused.reason,
+        detail=refused.detail,
+        topic=batch.topic,
+        partition=batch.partition,
+        offset=record.offset(),
+        # What a producer may have set beyond any calendar is a number that a dead letter's column holds.
+        append_ms=min(max(record.timestamp()[1], 0), TIMESTAMP_MS_MAX),
+        key=record.key() or b"",
+        payload=record.value() or b"",
+        headers=tuple((name, value or b"") for name, value in record.headers() or ()),
+    )
