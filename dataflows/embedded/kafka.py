@@ -2,12 +2,13 @@
 
 `python -m dataflows.embedded.kafka --directory D --port P` -> "127.0.0.1:P" on stdout once it answers
 
-Serves confluent-kafka's producers (idempotent too), consumers that `assign()`, committed offsets, and AdminClient's
-calls on topics, partitions, records, configs and groups, in every codec. An acknowledged record survives `kill -9`;
-a power cut only with `--fsync`. SIGTERM and SIGINT stop it, quietly.
+Serves confluent-kafka's producers (idempotent too), consumers that `assign()`, committed offsets, and
+AdminClient's calls on topics, partitions, records, configs and groups, in every codec. An acknowledged
+record survives `kill -9`; a power cut may lose it, unless `--fsync` writes every batch
+to the disk. SIGTERM and SIGINT stop it, quietly.
 
-What it lacks: groups by `subscribe()`, transactions, compaction, replication, TLS, SASL and quotas. Batches are stored
-without verifying their CRC. One process, one core: some 30,000 produce requests a second.
+What it lacks: groups by `subscribe()`, transactions, compaction, replication, TLS, SASL and quotas. Batches
+are stored without verifying their CRC. One process, one core: some 30,000 produce requests a second.
 One broker a directory: a lock refuses a second.
 """
 
@@ -50,19 +51,22 @@ async def run(config: BrokerConfig, host: str, port: int, *, exit_with_parent: b
         listening.setblocking(False)
         broker.host, broker.port = host, listening.getsockname()[1]
         server = Server(broker, Limits())
-        tasks = [loop.create_task(server.serve(listening)), loop.create_task(_keep_house(broker, server))]
+        tasks: list[asyncio.Task[None]] = [
+            loop.create_task(server.serve(listening)),
+            loop.create_task(_keep_house(broker, server)),
+        ]
         if exit_with_parent:
-            tasks.append(loop.create_task(_watch_parent(parent_id, stopped)))
+            tasks.append(loop.create_task(_until_orphaned(parent_id)))
         sys.stdout.write(f"{host}:{broker.port}\n")
         sys.stdout.flush()
-        stopping = loop.create_task(stopped.wait())
-        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        tasks.append(loop.create_task(_until(stopped)))
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         broker.close()
-        for task in done - {stopping}:
-            task.result()  # a task that ended by itself ended with an error
+        for task in done:
+            task.result()  # raises what ended the task
 
 
 async def _keep_house(broker: Broker, server: Server) -> None:
@@ -72,11 +76,13 @@ async def _keep_house(broker: Broker, server: Server) -> None:
         broker.topics.retain(time.time_ns() // 1_000_000)
 
 
-async def _watch_parent(parent_id: int, stopped: asyncio.Event) -> None:
-    while os.getppid() == parent_id:
+async def _until(stopped: asyncio.Event) -> None:
+    await stopped.wait()
+
+
+async def _until_orphaned(parent_id: int) -> None:
+    while os.getppid() == parent_id:  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(_PARENT_CHECK_S)
-    stopped.set()
-    await asyncio.Event().wait()
 
 
 def _locked(directory: Path) -> IO[str]:

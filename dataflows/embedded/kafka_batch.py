@@ -2,9 +2,10 @@
 
 bytes of a produce request -> Header -> the same batch with its offset and append time stamped on it
 
-Records stay opaque, so every codec works. The stamp changes the CRC-32C without reading the records: a CRC is linear,
-so `crc(new) = crc(old) ^ crc0(new ^ old)`, and the difference is 21 bytes followed by zeros, which are skipped with a
-table for each power of two (zlib's crc32_combine does the same). A batch that arrives corrupt stays detectably corrupt.
+Records stay opaque, so every codec works. The stamp changes the CRC-32C without reading the records: a CRC
+is linear, so `crc(new) = crc(old) ^ crc0(new ^ old)`, and the difference is 21 bytes followed by zeros,
+which are skipped with a table for each power of two (zlib's crc32_combine does the same). A batch that
+arrives corrupt stays detectably corrupt.
 Layout: https://kafka.apache.org/documentation/#recordbatch
 """
 
@@ -71,8 +72,9 @@ def read_header(data: bytes | memoryview, at: int = 0) -> Header:
 def checked_header(records: memoryview, message_bytes_max: int) -> Header:
     """The header of a produced batch.
 
-    Raises RefusedError for what a Kafka broker refuses: not exactly one batch of magic 2, a batch over the limit,
-    counts that don't agree, a transactional or control batch. The CRC is not verified: see the module's docstring.
+    Raises RefusedError for what a Kafka broker refuses: not exactly one batch of magic 2, a batch over the
+    limit, counts that don't agree, a transactional or control batch. The CRC is not verified: see the
+    module's docstring.
     """
     if len(records) < HEADER_BYTES:
         raise RefusedError(ErrorCode.CORRUPT_MESSAGE)
@@ -121,8 +123,8 @@ def has_right_crc(batch: bytes | memoryview) -> bool:
 def record_times(batch: bytes) -> Iterator[tuple[int, int]]:
     """(offset, timestamp in ms) of each record, in order.
 
-    A batch that carries its append time, or whose codec the standard library can't read (snappy, lz4, zstd), gives
-    one pair for the whole batch: its first offset and its largest timestamp.
+    A batch that carries its append time, or whose codec the standard library can't read (snappy, lz4,
+    zstd), gives one pair for the whole batch: its first offset and its largest timestamp.
     """
     header = read_header(batch)
     codec = header.attributes & _CODEC_MASK

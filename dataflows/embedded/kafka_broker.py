@@ -1,6 +1,6 @@
 """What the requests act on: topics, committed offsets, and the address that clients are told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataflows.embedded.kafka_log import LogConfig
@@ -17,7 +17,7 @@ class BrokerConfig:
     directory: Path
     partitions: int = 1
     auto_create: bool = False
-    log: LogConfig = LogConfig()
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 class Broker:

@@ -1,4 +1,4 @@
-"""The requests about committed offsets: OffsetCommit, OffsetFetch, FindCoordinator, and groups listed and deleted.
+"""The requests about committed offsets: OffsetCommit, OffsetFetch, FindCoordinator, and groups as lists.
 
 (broker, request, version) -> response
 

@@ -88,7 +88,7 @@ class PartitionLog:
     def append(self, records: memoryview, now_ms: int) -> Appended:
         """Stores one batch, or finds that an idempotent producer's retry is stored already.
 
-        Raises RefusedError for a batch that a Kafka broker refuses, and KAFKA_STORAGE_ERROR when the disk does.
+        Raises RefusedError as `checked_header` and `Producers` do, and KAFKA_STORAGE_ERROR for the disk.
         """
         header = checked_header(records, self.config.message_bytes_max)
         duplicate_offset = self._producers.duplicate_of(header)
@@ -129,8 +129,8 @@ class PartitionLog:
     def offset_for_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         """The first (offset, timestamp) with a timestamp so large, or None if all are older.
 
-        Within a CreateTime batch that is compressed by other than gzip it is the batch's first offset: never too
-        late, at most a batch too early.
+        Within a CreateTime batch that is compressed by other than gzip it is the batch's first offset:
+        never too late, at most a batch too early.
         """
         for segment in self._segments:
             if segment.timestamp_max_ms < timestamp_ms or segment.next_offset <= self.start_offset:
@@ -167,7 +167,8 @@ class PartitionLog:
         config = self.config
         while self.end_offset > self._segments[0].base_offset:
             oldest = self._segments[0]
-            expired = 0 <= config.retention_ms < now_ms - oldest.timestamp_max_ms
+            has_time = oldest.timestamp_max_ms >= 0
+            expired = has_time and 0 <= config.retention_ms < now_ms - oldest.timestamp_max_ms
             excess = (
                 0 <= config.retention_bytes <= self.size_bytes - oldest.size_bytes and len(self._segments) > 1
             )

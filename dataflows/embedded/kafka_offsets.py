@@ -2,8 +2,9 @@
 
 (group, topic, partition) -> offset, metadata
 
-State: `offsets.jsonl`, one line a commit request, written before it is acknowledged; the last line of a partition
-holds. A torn last line is cut off on opening; a file of mostly overwritten lines is rewritten with the live ones.
+State: `offsets.jsonl`, one line a commit request, written before it is acknowledged; the last line of a
+partition holds. A torn last line is cut off on opening; a file of mostly overwritten lines is rewritten
+with the live ones.
 Limits: metadata up to `METADATA_BYTES_MAX`, `OFFSETS_MAX` partitions over all groups.
 """
 
@@ -64,10 +65,15 @@ class Offsets:
         """Durable when it returns. A negative offset forgets the partition's."""
         if not commits:
             return
+        line = json.dumps([group, commits]).encode() + b"\n"
+        size_bytes = os.fstat(self._file).st_size
         try:
-            os.write(self._file, json.dumps([group, commits]).encode() + b"\n")
+            written = os.write(self._file, line)
         except OSError as error:
             raise RefusedError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
+        if written < len(line):  # the disk is full: a torn line must not be followed by another
+            os.ftruncate(self._file, size_bytes)
+            raise RefusedError(ErrorCode.KAFKA_STORAGE_ERROR, f"short write to {self._path}")
         self._apply(group, commits)
         self._lines += 1
         live = sum(map(len, self._groups.values()))

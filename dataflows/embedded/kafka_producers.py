@@ -2,9 +2,10 @@
 
 (header of a batch) -> None: append it | its offset: it was appended before | RefusedError: a gap
 
-State: per producer id its epoch and its last 5 batches (the most a client has in flight), rebuilt from the log.
-Limits: `PRODUCERS_MAX` producer ids a partition, the one that wrote longest ago is forgotten first; a forgotten or
-unknown producer may begin at any sequence, as in Kafka.
+State: per producer id its epoch and its last 5 batches (the most a client has in flight), rebuilt
+from the log.
+Limits: `PRODUCERS_MAX` producer ids a partition, the one that wrote longest ago is forgotten first; a
+forgotten or unknown producer may begin at any sequence, as in Kafka.
 """
 
 from collections import OrderedDict, deque
@@ -37,7 +38,7 @@ class Producers:
     def duplicate_of(self, header: Header) -> int | None:
         """The offset at which this batch stands already, or None if it may be appended.
 
-        Raises RefusedError: OUT_OF_ORDER_SEQUENCE_NUMBER for a gap, INVALID_PRODUCER_EPOCH for an older epoch.
+        Raises OUT_OF_ORDER_SEQUENCE_NUMBER for a gap, INVALID_PRODUCER_EPOCH for an older epoch.
         """
         known = self._producers.get(header.producer_id)
         if header.producer_id < 0 or known is None:

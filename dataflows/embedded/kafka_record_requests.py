@@ -2,7 +2,8 @@
 
 (broker, request, version) -> response
 
-Limits: a fetch answers with `FETCH_BYTES_MAX` (and the batch that passes it), whatever the client would take.
+Limits: a fetch answers with `FETCH_BYTES_MAX` (and the batch that passes it), whatever the client would take,
+and after `FETCH_WAIT_MS_MAX`, whatever it would wait.
 """
 
 import asyncio
@@ -14,8 +15,18 @@ from dataflows.embedded.kafka_log import Appended, PartitionLog
 from dataflows.embedded.kafka_wire import Api, ApiKey, ErrorCode, Reader, RefusedError, Writer
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
+FETCH_WAIT_MS_MAX = 60_000
 _LATEST, _EARLIEST, _MAX_TIMESTAMP = -1, -2, -3
 _LEADER_EPOCH = 0
+
+
+class _Produced(NamedTuple):
+    """What became of the records for one partition."""
+
+    partition: int
+    code: ErrorCode
+    appended: Appended = Appended(-1, -1)
+    start_offset: int = -1
 
 
 async def produce(broker: Broker, request: Reader, version: int) -> Writer | None:
@@ -23,41 +34,43 @@ async def produce(broker: Broker, request: Reader, version: int) -> Writer | Non
     acks = request.int16()
     request.int32()  # time to wait for replicas
     now_ms = time.time_ns() // 1_000_000
-    response = Writer()
 
-    def partition(topic: str) -> None:
+    def partition(topic: str) -> _Produced:
         index = request.int32()
         records = request.nullable_bytes()
-        start_offset = -1
-        code, appended = ErrorCode.NONE, Appended(-1, -1)
         try:
             log = broker.topics.log(topic, index)
-            start_offset = log.start_offset
             appended = log.append(memoryview(b"") if records is None else records, now_ms)
         except RefusedError as error:
-            code = error.code
-        _produced(response, version, index, code, appended, start_offset)
+            return _Produced(index, error.code)
+        return _Produced(index, ErrorCode.NONE, appended, log.start_offset)
 
-    response.int32(topics := request.int32())
-    for _ in range(topics):
+    def topic() -> tuple[str, list[_Produced]]:
         name = request.string()
-        response.string(name)
-        response.int32(partitions := request.int32())
-        for _ in range(partitions):
-            partition(name)
-    response.int32(0)
+        return name, request.array(lambda: partition(name))
+
+    response = _produce_response(request.array(topic), version)
     return None if acks == 0 else response
 
 
-def _produced(
-    response: Writer, version: int, index: int, code: ErrorCode, appended: Appended, start_offset: int
-) -> None:
-    response.int32(index)
-    response.int16(code)
-    response.int64(appended.base_offset)
-    response.int64(appended.timestamp_ms)
-    if version >= 5:
-        response.int64(start_offset)
+def _produce_response(topics: list[tuple[str, list[_Produced]]], version: int) -> Writer:
+    response = Writer()
+
+    def write_partition(produced: _Produced) -> None:
+        response.int32(produced.partition)
+        response.int16(produced.code)
+        response.int64(produced.appended.base_offset)
+        response.int64(produced.appended.timestamp_ms)
+        if version >= 5:
+            response.int64(produced.start_offset)
+
+    def write_topic(item: tuple[str, list[_Produced]]) -> None:
+        response.string(item[0])
+        response.array(item[1], write_partition)
+
+    response.array(topics, write_topic)
+    response.int32(0)
+    return response
 
 
 def too_large_produce(head: Reader, version: int) -> Writer:
@@ -71,26 +84,20 @@ def too_large_produce(head: Reader, version: int) -> Writer:
     head.int32()
     topic = head.string()
     head.int32()
-    response = Writer()
-    response.int32(1)
-    response.string(topic)
-    response.int32(1)
-    _produced(response, version, head.int32(), ErrorCode.MESSAGE_TOO_LARGE, Appended(-1, -1), -1)
-    response.int32(0)
-    return response
+    return _produce_response([(topic, [_Produced(head.int32(), ErrorCode.MESSAGE_TOO_LARGE)])], version)
 
 
 class _Wanted(NamedTuple):
     """One partition of a fetch."""
 
-    index: int
+    partition: int
     offset: int
     bytes_max: int
 
 
 async def fetch(broker: Broker, request: Reader, version: int) -> Writer:
     request.int32()  # replica id
-    deadline = asyncio.get_running_loop().time() + request.int32() / 1000
+    wait_ms = min(request.int32(), FETCH_WAIT_MS_MAX)
     bytes_min = request.int32()
     bytes_max = min(request.int32(), FETCH_BYTES_MAX)
     request.int8()  # isolation level: there are no transactions
@@ -98,7 +105,7 @@ async def fetch(broker: Broker, request: Reader, version: int) -> Writer:
         request.int32()  # session id and epoch: every fetch is a full one
         request.int32()
 
-    def wanted() -> _Wanted:
+    def partition() -> _Wanted:
         index = request.int32()
         if version >= 9:
             request.int32()  # leader epoch
@@ -107,38 +114,60 @@ async def fetch(broker: Broker, request: Reader, version: int) -> Writer:
             request.int64()  # a follower's log start
         return _Wanted(index, offset, request.int32())
 
-    topics = request.array(lambda: (request.string(), request.array(wanted)))
-    await _wait_for_bytes(broker, topics, bytes_min, deadline)
+    topics = request.array(lambda: (request.string(), request.array(partition)))
+    await _wait_for_bytes(broker, topics, bytes_min, wait_ms / 1000)
     response = Writer()
     response.int32(0)
     if version >= 7:
         response.int16(ErrorCode.NONE)
         response.int32(0)
     left = bytes_max
-    response.int32(len(topics))
-    for topic, partitions in topics:
-        response.string(topic)
-        response.int32(len(partitions))
-        for partition in partitions:
-            left -= _fetched(broker, response, version, topic, partition, left)
+
+    def write_partition(topic: str, wanted: _Wanted) -> None:
+        nonlocal left
+        code, start_offset, end_offset, records = ErrorCode.NONE, -1, -1, b""
+        try:
+            log = broker.topics.log(topic, wanted.partition)
+            start_offset, end_offset = log.start_offset, log.end_offset
+            if log.bytes_from(wanted.offset) and left > 0:
+                records = log.read(wanted.offset, min(wanted.bytes_max, left))
+        except RefusedError as error:
+            code = error.code
+        left -= len(records)
+        response.int32(wanted.partition)
+        response.int16(code)
+        response.int64(end_offset)
+        response.int64(end_offset)  # last stable offset
+        if version >= 5:
+            response.int64(start_offset)
+        response.int32(0)  # aborted transactions
+        if version >= 11:
+            response.int32(-1)  # preferred read replica
+        response.records(records)
+
+    def write_topic(item: tuple[str, list[_Wanted]]) -> None:
+        response.string(item[0])
+        response.array(item[1], lambda wanted: write_partition(item[0], wanted))
+
+    response.array(topics, write_topic)
     return response
 
 
 async def _wait_for_bytes(
-    broker: Broker, topics: list[tuple[str, list[_Wanted]]], bytes_min: int, deadline: float
+    broker: Broker, topics: list[tuple[str, list[_Wanted]]], bytes_min: int, wait_s: float
 ) -> None:
     """The long poll: returns when there is enough to answer, an error to report, or no time left."""
     changed = asyncio.Event()
     watched: set[PartitionLog] = set()
     try:
-        async with asyncio.timeout_at(deadline):
+        async with asyncio.timeout(wait_s):
             while True:
                 changed.clear()
                 available = 0
                 for topic, partitions in topics:
-                    for partition in partitions:
-                        log = broker.topics.log(topic, partition.index)
-                        available += log.bytes_from(partition.offset)
+                    for wanted in partitions:
+                        log = broker.topics.log(topic, wanted.partition)
+                        available += log.bytes_from(wanted.offset)
                         if available < bytes_min and log not in watched:
                             log.watchers.add(changed.set)
                             watched.add(log)
@@ -150,31 +179,6 @@ async def _wait_for_bytes(
     finally:
         for log in watched:
             log.watchers.discard(changed.set)
-
-
-def _fetched(broker: Broker, response: Writer, version: int, topic: str, wanted: _Wanted, left: int) -> int:
-    """Writes one partition's part, and gives how many bytes of records it holds."""
-    code, start_offset, end_offset, records = ErrorCode.NONE, -1, -1, b""
-    try:
-        log = broker.topics.log(topic, wanted.index)
-        start_offset, end_offset = log.start_offset, log.end_offset
-        if log.bytes_from(wanted.offset) and left > 0:
-            records = log.read(wanted.offset, min(wanted.bytes_max, left))
-    except RefusedError as error:
-        code = error.code
-    except OSError:
-        code = ErrorCode.KAFKA_STORAGE_ERROR
-    response.int32(wanted.index)
-    response.int16(code)
-    response.int64(end_offset)
-    response.int64(end_offset)  # last stable offset
-    if version >= 5:
-        response.int64(start_offset)
-    response.int32(0)  # aborted transactions
-    if version >= 11:
-        response.int32(-1)  # preferred read replica
-    response.records(records)
-    return len(records)
 
 
 async def list_offsets(broker: Broker, request: Reader, version: int) -> Writer:

@@ -2,10 +2,10 @@
 
 (stored header, records) -> append ; offset -> bytes of whole batches
 
-State: the file, named by its first offset, and its index in memory: 24 bytes a batch, rebuilt from the batches'
-headers when the file is opened.
-Durability: what `append` returned from is in the page cache, so it survives `kill -9`; only `sync` survives a power
-cut. A torn or corrupt tail is cut off when the file is opened as the last one of its log.
+State: the file, named by its first offset, and its index in memory: 24 bytes a batch, rebuilt from the
+batches' headers when the file is opened.
+Durability: what `append` returned from is in the page cache, so it survives `kill -9`; only `sync` survives
+a power cut. A torn or corrupt tail is cut off when the file is opened as the last one of its log.
 """
 
 import mmap
@@ -123,7 +123,7 @@ class Segment:
         return self._read(position, position + size_bytes)
 
     def offset_at_or_after(self, timestamp_ms: int) -> int:
-        """The first offset of the first batch with a timestamp so large; the caller checks `timestamp_max_ms`."""
+        """The offset of the first batch with a timestamp so large. The caller checks that there is one."""
         return self._offsets[bisect_left(self._timestamps_max_ms, timestamp_ms)]
 
     def _batch_of(self, offset: int) -> int:

@@ -2,8 +2,10 @@
 
 Limits, and what happens past them:
 - `connections_max`: the next one waits in the listening socket's backlog.
-- `request_bytes_max`: the request is skipped; a produce is answered with MESSAGE_TOO_LARGE, others are cut off.
-- `buffered_bytes_max`, over all connections: a request waits unread in its socket until others were answered.
+- `request_bytes_max`: the request is skipped; a produce is answered with MESSAGE_TOO_LARGE, others are
+  cut off.
+- `buffered_bytes_max`, over all connections: a request waits unread in its socket until others were
+  answered.
 - `stalled_s`: a connection that neither finishes a request nor takes its answer for so long is closed.
 - `idle_s`: a connection without a request for so long is closed.
 """
@@ -12,6 +14,7 @@ import asyncio
 import socket
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 
 from dataflows.embedded import (
@@ -33,6 +36,8 @@ from dataflows.embedded.kafka_wire import (
 )
 
 _HEAD_BYTES = 4096  # of a request too large to read: enough for its header and a topic's name
+_READ_BYTES = 1024 * 1024
+_ACCEPT_AGAIN_S = 0.05
 
 
 async def _api_versions(broker: Broker, request: Reader, version: int) -> Writer:
@@ -80,18 +85,17 @@ class _Buffered:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_left = bytes_max
-        self._freed = asyncio.Condition()
+        self._freed = asyncio.Event()
 
     async def take(self, count: int) -> None:
-        if self._bytes_left < count:
-            async with self._freed:
-                await self._freed.wait_for(lambda: self._bytes_left >= count)
+        while self._bytes_left < count:
+            self._freed.clear()
+            await self._freed.wait()
         self._bytes_left -= count
 
-    async def give(self, count: int) -> None:
+    def give(self, count: int) -> None:
         self._bytes_left += count
-        async with self._freed:
-            self._freed.notify_all()
+        self._freed.set()
 
 
 class _Connection:
@@ -119,9 +123,14 @@ class Server:
         try:
             while True:
                 await self._slots.acquire()
-                accepted, _ = await loop.sock_accept(listening)
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = _Connection(*await asyncio.open_connection(sock=accepted, limit=1024 * 1024))
+                try:
+                    accepted, _ = await loop.sock_accept(listening)
+                    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    connection = _Connection(*await asyncio.open_connection(sock=accepted, limit=_READ_BYTES))
+                except OSError:  # the client is gone already, or all files are open
+                    self._slots.release()
+                    await asyncio.sleep(_ACCEPT_AGAIN_S)
+                    continue
                 task = loop.create_task(self._converse(connection))
                 self._connections[task] = connection
                 task.add_done_callback(self._forget)
@@ -142,8 +151,11 @@ class Server:
         connection = self._connections.pop(task)
         connection.writer.transport.abort()
         self._slots.release()
-        if not task.cancelled() and (error := task.exception()):
-            sys.stderr.write(f"kafka: connection closed: {error!r}\n")
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, MalformedError):
+            sys.stderr.write(f"kafka: connection closed: {error}\n")
+        elif error is not None:
+            traceback.print_exception(error)
 
     async def _converse(self, connection: _Connection) -> None:
         try:
@@ -160,7 +172,7 @@ class Server:
                     connection.is_moving_bytes = False
                     await self._answer(connection, frame)
                 finally:
-                    await self._buffered.give(size)
+                    self._buffered.give(size)
         except (asyncio.IncompleteReadError, ConnectionError):
             return  # the client went away
 
@@ -189,7 +201,7 @@ class Server:
         connection.is_moving_bytes = False
 
     async def _skip(self, connection: _Connection, size: int) -> None:
-        """Answers a produce request that is too large, reading it past; raises MalformedError for any other."""
+        """Reads past a produce request that is too large and answers it. Raises MalformedError for others."""
         if size < 8:
             raise MalformedError(f"a request of {size} bytes")
         connection.since, connection.is_moving_bytes = time.monotonic(), True
@@ -202,7 +214,7 @@ class Server:
         request.nullable_string()  # client id
         left = size - _HEAD_BYTES
         while left:
-            left -= len(data := await connection.reader.read(min(left, 1024 * 1024)))
+            left -= len(data := await connection.reader.read(min(left, _READ_BYTES)))
             if not data:
                 raise asyncio.IncompleteReadError(b"", left)
         connection.is_moving_bytes = False

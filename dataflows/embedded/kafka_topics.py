@@ -1,8 +1,8 @@
 """The topics of the broker: their configs and partition logs.
 
-State: `broker.json` (cluster id, producer ids given out, topics with partitions and configs), replaced atomically, and
-a directory `topics/NAME-PARTITION` a log. A directory that no topic owns is what a kill left of a deletion: it is
-removed on opening.
+State: `broker.json` (cluster id, producer ids given out, topics with partitions and configs), replaced
+atomically, and a directory `topics/NAME-PARTITION` a log. A directory that no topic owns is what a kill
+left of a deletion: it is removed on opening.
 Limits: `PARTITIONS_MAX` partitions in all, each an open file.
 """
 
@@ -48,7 +48,7 @@ CONFIGS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 }
 # Accepted, since clients send them, and shown back, but nothing acts on them.
 IGNORED_CONFIGS = frozenset(
-    {"cleanup.policy", "compression.type", "min.insync.replicas", "segment.ms", "flush.messages", "flush.ms"}
+    {"compression.type", "min.insync.replicas", "segment.ms", "flush.messages", "flush.ms"}
 )
 
 
@@ -62,7 +62,7 @@ def config_text(name: str, config: LogConfig) -> str:
 def _with_configs(defaults: LogConfig, configs: Mapping[str, str]) -> LogConfig:
     fields: dict[str, Any] = {}
     for name, value in configs.items():
-        if name in IGNORED_CONFIGS and (name, value) != ("cleanup.policy", "compact"):
+        if name in IGNORED_CONFIGS or (name, value) == ("cleanup.policy", "delete"):
             continue
         try:
             attribute, parsed = CONFIGS[name]
@@ -103,7 +103,7 @@ class Topics:
             self._next_producer_id = self._reserved_producer_id = state["next_producer_id"]
             for name, kept in state["topics"].items():
                 self.topics[name] = Topic(kept["configs"])
-                self._add_logs(name, kept["partitions"])
+                self._add_logs(name, self.topics[name], kept["partitions"])
         owned = {log.directory for topic in self.topics.values() for log in topic.logs}
         for directory in (self._directory / "topics").glob("*"):
             if directory not in owned:
@@ -136,8 +136,9 @@ class Topics:
         _with_configs(self.defaults, configs)
         if validate_only:
             return
-        self.topics[name] = Topic(dict(configs))
-        self._add_logs(name, count)
+        topic = Topic(dict(configs))
+        self._add_logs(name, topic, count)
+        self.topics[name] = topic
         self._save()
 
     def add_partitions(self, name: str, count: int, *, validate_only: bool = False) -> None:
@@ -147,7 +148,7 @@ class Topics:
             raise RefusedError(ErrorCode.INVALID_PARTITIONS, f"topic {name} has {len(topic.logs)} partitions")
         self._check_partitions(count, count - len(topic.logs))
         if not validate_only:
-            self._add_logs(name, count)
+            self._add_logs(name, topic, count)
             self._save()
 
     def configure(self, name: str, configs: Mapping[str, str], *, validate_only: bool = False) -> None:
@@ -195,13 +196,19 @@ class Topics:
         if count < 1 or existing + added > PARTITIONS_MAX:
             raise RefusedError(ErrorCode.INVALID_PARTITIONS, f"1 to {PARTITIONS_MAX - existing} partitions")
 
-    def _add_logs(self, name: str, count: int) -> None:
-        topic = self.topics[name]
+    def _add_logs(self, name: str, topic: Topic, count: int) -> None:
         config = _with_configs(self.defaults, topic.configs)
-        for partition in range(len(topic.logs), count):
-            log = PartitionLog(self._directory / "topics" / f"{name}-{partition}", config)
-            log.open()
-            topic.logs.append(log)
+        added = []
+        try:
+            for partition in range(len(topic.logs), count):
+                log = PartitionLog(self._directory / "topics" / f"{name}-{partition}", config)
+                added.append(log)
+                log.open()
+        except OSError as error:
+            for log in added:
+                log.close()
+            raise RefusedError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
+        topic.logs += added
 
     def _save(self) -> None:
         state = {

@@ -2,9 +2,10 @@
 
 request bytes -> Reader -> values; values -> Writer -> response chunks
 
-Only the "non-flexible" encoding: every API is offered up to its last version before compact strings and tagged
-fields (KIP-482), which every client still speaks. Layouts: the Kafka protocol guide.
-Limits: a Reader never allocates more than the request holds: a count larger than the bytes left is malformed.
+Only the "non-flexible" encoding: every API is offered up to its last version before compact strings and
+tagged fields (KIP-482), which every client still speaks. Layouts: the Kafka protocol guide.
+Limits: a Reader never allocates more than the request holds: a count larger than the bytes left is
+malformed.
 """
 
 import struct
@@ -148,7 +149,7 @@ class Reader:
 
 
 class Writer:
-    """Collects one response's values; `chunks` goes to the socket as it is, so records are not copied here."""
+    """Collects one response's values. `chunks` go to the socket as they are: records aren't copied here."""
 
     __slots__ = ("chunks",)
 
@@ -199,17 +200,17 @@ class Api(NamedTuple):
     handler: Callable[[Any, Reader, int], Awaitable[Writer | None]]
 
 
-# Where requests that this broker doesn't know begin to use the flexible encoding, as far as clients send them:
+# Where requests that this broker doesn't know begin to use the flexible encoding, of those that clients send:
 # JoinGroup, Heartbeat, LeaveGroup, SyncGroup, AddPartitionsToTxn, AddOffsetsToTxn, EndTxn, TxnOffsetCommit.
 _FLEXIBLE_FROM = {11: 6, 12: 4, 13: 4, 14: 4, 24: 3, 25: 3, 26: 3, 28: 3}
 _JOIN_GROUP = 11
 
 
 def unsupported_version(api_key: int, version: int, apis: dict[ApiKey, Api]) -> Writer:
-    """The answer to a request or a version of it that isn't offered: UNSUPPORTED_VERSION where its errors stand.
+    """The answer to a request, or a version of it, that isn't offered: UNSUPPORTED_VERSION.
 
-    Most responses begin with `throttle_time_ms error_code`, the oldest with `error_code`. Zeros follow, so that a
-    client's parser reads empty fields and reports the code, not a short response.
+    Most responses begin with `throttle_time_ms error_code`, the oldest with `error_code`. Zeros follow, so
+    that a client's parser reads empty fields and reports the code, not a short response.
     """
     known = next((api for key, api in apis.items() if key == api_key), None)
     flexible_from = known.version_max + 1 if known else _FLEXIBLE_FROM.get(api_key, 0 if api_key >= 50 else 2)
