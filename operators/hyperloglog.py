@@ -1,0 +1,272 @@
+"""COUNT_UNIQUE of one cell as ClickHouse keeps it: exact up to 4096 values, HyperLogLog registers above.
+
+hashes of values (`operators.cityhash.city_hash64`) -> `UniqueSketch` -> bytes for the column type
+`AggregateFunction(uniqCombined64, String)`, which ClickHouse merges with its own states and with ours.
+
+State of uniqCombined64 with its default precision 17, little endian (checked on ClickHouse 23.6 to 26.9):
+
+    small   01, varuint n <= 16, n * u64 hash
+    medium  02, varuint n <= 4096, n * u64 hash
+    large   03, 2^17 registers of 6 bits, lowest bit first; u32 of_rank[49], registers by rank; u32 of_rank[0]
+            bucket = hash & (2^17 - 1), rank = trailing zeros of (hash >> 17) + 1, at most 48
+
+The same set of values gives the same bytes, however it arrived, was split or merged. ClickHouse's own bytes
+- are identical for large, always;
+- have the same hashes in another order for small and medium. ClickHouse keeps small as it arrived and medium
+  by its hash table, where colliding hashes stand as they arrived, so one set has many states there. Ours are
+  ascending: small is identical to ClickHouse's if it read the values in ascending order of hash. Medium would
+  be if we emulated that table, at ten times the cost of the sort. ClickHouse reads any order: merges agree;
+- differ in one case: when 4096 values are there and one of them comes again, ClickHouse turns to registers
+  and to estimating, and ours stays exact.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+U64: TypeAlias = npt.NDArray[np.uint64]
+Registers: TypeAlias = npt.NDArray[np.uint8]
+
+PRECISION: Final = 17
+EXACT_MAX: Final = 1 << PRECISION - 5
+"""Distinct values that are counted exactly; one more, and the sketch estimates."""
+EMPTY_STATE: Final = b"\x01\x00"
+"""The state of no values: `uniques` of a window whose meter does not count unique values."""
+
+_SMALL, _MEDIUM, _LARGE = 1, 2, 3
+_SMALL_MAX: Final = 16
+_REGISTERS: Final = 1 << PRECISION
+_RANK_MAX: Final = 64 - PRECISION + 1
+_REGISTER_BYTES: Final = _REGISTERS * 6 // 8
+_LARGE_BYTES: Final = 1 + _REGISTER_BYTES + 4 * (_RANK_MAX + 1) + 4
+
+
+class UniqueSketch:
+    """Distinct values of one cell. Idle, it is its state's bytes; they are decoded when values are added.
+
+    Memory: idle 9 bytes a value up to 96 KiB; active about 100 bytes a value up to 400 KiB, then 128 KiB.
+    """
+
+    __slots__ = ("_hashes", "_registers", "_state")
+
+    def __init__(self) -> None:
+        self._state: bytes | None = EMPTY_STATE
+        # Decoded content, in at most one of the two; `_state` is None while it lags behind that.
+        self._hashes: set[int] | None = None
+        self._registers: Registers | None = None
+
+    @classmethod
+    def from_state(cls, state: bytes) -> UniqueSketch:
+        """Take a state of ours or of ClickHouse's, in any order. A malformed one raises ValueError."""
+        sketch = cls()
+        sketch._state = _canonical(state)
+        return sketch
+
+    def add(self, hashes: U64) -> None:
+        """Count values by their `cityHash64`; those seen before change nothing."""
+        if not len(hashes):
+            return
+        if not self._is_large() and len(hashes) > EXACT_MAX:
+            hashes = np.unique(hashes)
+            if len(hashes) > EXACT_MAX:
+                self._become_large()
+        if self._is_large():
+            self._raise_registers(hashes)
+        else:
+            self._add_exactly(hashes.tolist())
+
+    def merge(self, other: UniqueSketch) -> None:
+        """Add all values of another sketch, which stays as it is."""
+        if other._is_large():
+            registers = other._decoded_registers()
+            self._become_large()
+            mine = self._decoded_registers()
+            if (registers > mine).any():
+                self._registers, self._state = np.maximum(mine, registers), None
+        elif self._is_large():
+            self._raise_registers(np.fromiter(other._decoded_hashes(), np.uint64))
+        else:
+            self._add_exactly(other._decoded_hashes())
+
+    def state(self) -> bytes:
+        """Encode for ClickHouse; the same values give the same bytes. Kept until a value is new."""
+        if self._state is None:
+            if self._registers is not None:
+                self._state = _encode_registers(self._registers)
+            else:
+                self._state = _encode_hashes(self._decoded_hashes())
+        return self._state
+
+    def compact(self) -> None:
+        """Drop what was decoded and keep the state's bytes, until values are added again."""
+        self._state = self.state()
+        self._hashes = self._registers = None
+
+    def count(self) -> int:
+        """Distinct values: exact up to 4096, above that Ertl's estimate from the registers.
+
+        ClickHouse corrects its estimate by a table of measured biases instead: the two differ by up to 0.2 %
+        of the count, and either is off from the truth by 0.2 to 0.3 % (rms).
+        """
+        if self._state is not None:
+            if self._state[0] == _LARGE:
+                return _estimate(np.frombuffer(self._state, "<u4", _RANK_MAX + 1, 1 + _REGISTER_BYTES))
+            return _length(self._state)[0]
+        if self._registers is not None:
+            return _estimate(np.bincount(self._registers, minlength=_RANK_MAX + 1))
+        return len(self._decoded_hashes())
+
+    def _is_large(self) -> bool:
+        if self._hashes is None and self._registers is None:
+            return self.state()[0] == _LARGE
+        return self._registers is not None
+
+    def _decoded_hashes(self) -> set[int]:
+        if self._hashes is not None:
+            return self._hashes
+        n, start = _length(self.state())
+        return set(struct.unpack_from(f"<{n}Q", self.state(), start))
+
+    def _decoded_registers(self) -> Registers:
+        return _decode_registers(self.state()) if self._registers is None else self._registers
+
+    def _become_large(self) -> None:
+        if self._is_large():
+            return
+        hashes = np.fromiter(self._decoded_hashes(), np.uint64)
+        self._hashes, self._registers, self._state = None, np.zeros(_REGISTERS, np.uint8), None
+        self._raise_registers(hashes)
+
+    def _add_exactly(self, hashes: Iterable[int]) -> None:
+        known = self._hashes = self._decoded_hashes()
+        before = len(known)
+        known.update(hashes)
+        if len(known) != before:
+            self._state = None
+            if len(known) > EXACT_MAX:
+                self._become_large()
+
+    def _raise_registers(self, hashes: U64) -> None:
+        registers = self._registers = self._decoded_registers()
+        buckets, ranks = _buckets_and_ranks(hashes)
+        if (ranks > registers[buckets]).any():
+            np.maximum.at(registers, buckets, ranks)
+            self._state = None
+
+
+def _buckets_and_ranks(hashes: U64) -> tuple[npt.NDArray[np.intp], Registers]:
+    buckets = (hashes & np.uint64(_REGISTERS - 1)).astype(np.intp)
+    rest = hashes >> np.uint64(PRECISION)
+    # The bits below the lowest 1; for 0, which has no 1, they are all 64.
+    ranks = np.bitwise_count(~rest & (rest - np.uint64(1))) + np.uint8(1)
+    return buckets, np.minimum(ranks, np.uint8(_RANK_MAX))
+
+
+def _encode_hashes(hashes: set[int]) -> bytes:
+    n = len(hashes)
+    if n <= _SMALL_MAX:
+        return struct.pack(f"<BB{n}Q", _SMALL, n, *sorted(hashes))
+    head = (_MEDIUM, n) if n < 0x80 else (_MEDIUM, n & 0x7F | 0x80, n >> 7)
+    return bytes(head) + np.sort(np.fromiter(hashes, "<u8", n)).tobytes()
+
+
+def _encode_registers(registers: Registers) -> bytes:
+    # Four registers of 6 bits are three bytes.
+    quads = registers.reshape(-1, 4).astype("<u4")
+    packed = quads[:, 0] | quads[:, 1] << 6 | quads[:, 2] << 12 | quads[:, 3] << 18
+    of_rank = np.bincount(registers, minlength=_RANK_MAX + 1).astype("<u4")
+    low_bytes = packed.view(np.uint8).reshape(-1, 4)[:, :3]
+    return b"".join((bytes([_LARGE]), low_bytes.tobytes(), of_rank.tobytes(), of_rank[:1].tobytes()))
+
+
+def _decode_registers(state: bytes) -> Registers:
+    triples = np.frombuffer(state, np.uint8, _REGISTER_BYTES, 1).reshape(-1, 3).astype("<u4")
+    packed = triples[:, 0] | triples[:, 1] << 8 | triples[:, 2] << 16
+    shifts = np.array([0, 6, 12, 18], np.uint32)
+    registers: Registers = (packed[:, None] >> shifts & np.uint32(63)).astype(np.uint8).ravel()
+    return registers
+
+
+def _length(state: bytes) -> tuple[int, int]:
+    """(number of hashes, where they start) of a small or medium state."""
+    if state[1] < 0x80:
+        return state[1], 2
+    return state[1] & 0x7F | state[2] << 7, 3
+
+
+def _canonical(state: bytes) -> bytes:
+    """Check a state, and put its hashes in order. Raises ValueError."""
+    if len(state) < 2 or state[0] not in (_SMALL, _MEDIUM, _LARGE):
+        raise ValueError(f"uniqCombined64 state starts with {state[:1].hex() or 'nothing'}, not 01, 02 or 03")
+    if state[0] == _LARGE:
+        _check_large(state)
+        return state
+    if state[1] >= 0x80 and (len(state) < 3 or not 0 < state[2] < 0x80):
+        raise ValueError(f"uniqCombined64 state has {state[1:3].hex()} for its number of hashes")
+    n, start = _length(state)
+    fewest, most = (0, _SMALL_MAX) if state[0] == _SMALL else (_SMALL_MAX + 1, EXACT_MAX)
+    if not fewest <= n <= most:
+        raise ValueError(f"uniqCombined64 state of kind {state[0]:02} has {n} hashes, not {fewest} to {most}")
+    if len(state) != start + 8 * n:
+        raise ValueError(f"uniqCombined64 state of {n} hashes has {len(state)} bytes, not {start + 8 * n}")
+    hashes = np.frombuffer(state, "<u8", n, start)
+    if (hashes[1:] > hashes[:-1]).all():
+        return state
+    distinct = np.unique(hashes)
+    if len(distinct) != n:
+        raise ValueError(
+            f"uniqCombined64 state says {n} hashes, but only {len(distinct)} of them are distinct"
+        )
+    return state[:start] + distinct.tobytes()
+
+
+def _check_large(state: bytes) -> None:
+    if len(state) != _LARGE_BYTES:
+        raise ValueError(f"uniqCombined64 state of registers has {len(state)} bytes, not {_LARGE_BYTES}")
+    of_rank = np.bincount(_decode_registers(state), minlength=_RANK_MAX + 1)
+    if len(of_rank) > _RANK_MAX + 1:
+        raise ValueError(f"uniqCombined64 state has a register of rank {len(of_rank) - 1}, over {_RANK_MAX}")
+    # One number more than ranks: the registers of rank 0 are counted twice.
+    said = np.frombuffer(state, "<u4", _RANK_MAX + 2, 1 + _REGISTER_BYTES)
+    if (said[:-1] != of_rank).any() or said[-1] != of_rank[0]:
+        raise ValueError("uniqCombined64 state counts its registers by rank wrongly")
+
+
+def _estimate(of_rank: npt.NDArray[np.integer]) -> int:
+    """Count from the number of registers of each rank: Ertl 2017, arXiv:1702.01284, algorithm 6."""
+    counts = of_rank.tolist()
+    z = _REGISTERS * _tau(1 - counts[_RANK_MAX] / _REGISTERS)
+    for count in reversed(counts[1:_RANK_MAX]):
+        z = (z + count) / 2
+    z += _REGISTERS * _sigma(counts[0] / _REGISTERS)
+    return round(_REGISTERS * _REGISTERS / (2 * math.log(2) * z))
+
+
+def _sigma(x: float) -> float:
+    """Ertl's sum for the registers that are 0."""
+    if x == 1:
+        return math.inf
+    y, z, before = 1.0, x, -1.0
+    while z != before:
+        x *= x
+        before, z = z, z + x * y
+        y += y
+    return z
+
+
+def _tau(x: float) -> float:
+    """Ertl's sum for the registers at the highest rank."""
+    if x in (0, 1):
+        return 0.0
+    y, z, before = 1.0, 1 - x, -1.0
+    while z != before:
+        x = math.sqrt(x)
+        y /= 2
+        before, z = z, z - (1 - x) ** 2 * y
+    return z / 3
