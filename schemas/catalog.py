@@ -8,30 +8,26 @@ Numbers are read as they are written: `unit_amount: 0.002` is exact, quoted or n
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from schemas.meters import Aggregation, Filter, Id, JsonNumber, Meter
+from schemas.explain import Loc, did_you_mean, explain, is_echo, path_text, shown
+from schemas.meters import Aggregation, Filter, Id, Meter
 from schemas.money import decimal_text
 from schemas.plans import Plan, PlanCharge
-from schemas.prices import PRICE_MODELS, Package, PerUnit, Tier, Volume
-from schemas.yaml_text import Loc, YamlError, read_yaml
+from schemas.prices import PRICE_MODELS, Graduated, Package, PerUnit, Tier
+from schemas.yaml_text import YamlError, read_yaml
 
 CATALOG_BYTES_MAX = 4 * 1024 * 1024
 METERS_MAX = 1000
 PLANS_MAX = 10_000
-SHOWN_CHARACTERS_MAX = 80
-"""Of a value in a message."""
 
 
 class Catalog(BaseModel):
@@ -113,7 +109,8 @@ def load_catalog(text: str | bytes) -> Catalog:
         catalog = Catalog.model_validate(document.value)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        found += [_describe(details) for details in errors if not _is_echo(details, errors)]
+        explained = [explain(details, _KEYS) for details in errors if not is_echo(details, errors)]
+        found += [(_without_tag(loc), message) for loc, message in explained]
         if not any(
             details["type"] == "reference" for details in errors
         ):  # not reached: do it on what was read
@@ -121,7 +118,7 @@ def load_catalog(text: str | bytes) -> Catalog:
                 (problem["loc"], str(problem["type"])) for problem in _reference_problems(document.value)
             ]
     if found or catalog is None:
-        raise CatalogError([CatalogProblem(_path(loc), text, document.line(loc)) for loc, text in found])
+        raise CatalogError([CatalogProblem(path_text(loc), text, document.line(loc)) for loc, text in found])
     return catalog
 
 
@@ -130,27 +127,26 @@ def load_catalog(text: str | bytes) -> Catalog:
 
 def _reference_problems(catalog: object) -> Iterator[InitErrorDetails]:
     """Duplicate ids and unknown names, of a `Catalog` or of what was read where a catalog should be."""
-    meters = [_member(meter, "id") for meter in _list(catalog, "meters")]
-    plans = [_member(plan, "id") for plan in _list(catalog, "plans")]
-    for kind, ids in (("meters", meters), ("plans", plans)):
-        for index, name in enumerate(ids):
-            if isinstance(name, str) and name in ids[:index]:
-                first = f"{kind}[{ids.index(name)}]"
-                yield _reference((kind, index, "id"), name, f"is the id of {first} as well")
+    meters = _ids(catalog, "meters")
+    plans = _ids(catalog, "plans")
+    for kind in ("meters", "plans"):
+        first: dict[str, int] = {}
+        for index, name in enumerate(_member(item, "id") for item in _list(catalog, kind)):
+            if isinstance(name, str) and first.setdefault(name, index) < index:
+                yield _reference((kind, index, "id"), name, f"is the id of {kind}[{first[name]}] as well")
     for index, plan in enumerate(_list(catalog, "plans")):
         for number, charge in enumerate(_list(plan, "charges")):
             name = _member(charge, "meter")
             if isinstance(name, str) and name not in meters:
-                yield _reference(
-                    ("plans", index, "charges", number, "meter"), name, "is not a meter" + _hint(name, meters)
-                )
+                loc = ("plans", index, "charges", number, "meter")
+                yield _reference(loc, name, "is not a meter" + did_you_mean(name, meters))
     default = _member(catalog, "default_plan")
     if isinstance(default, str) and default not in plans:
-        yield _reference(("default_plan",), default, "is not a plan" + _hint(default, plans))
+        yield _reference(("default_plan",), default, "is not a plan" + did_you_mean(default, plans))
 
 
 def _reference(loc: Loc, name: str, message: str) -> InitErrorDetails:
-    error = PydanticCustomError("reference", f"{_shown(name)} {message}")
+    error = PydanticCustomError("reference", f"{shown(name)} {message}")
     return InitErrorDetails(type=error, loc=loc, input=name)
 
 
@@ -158,80 +154,39 @@ def _member(value: object, name: str) -> object:
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
 
 
+def _ids(catalog: object, kind: str) -> set[str]:
+    ids = (_member(item, "id") for item in _list(catalog, kind))
+    return {name for name in ids if isinstance(name, str)}
+
+
 def _list(value: object, name: str) -> list[object]:
     member = _member(value, name)
     return list(member) if isinstance(member, list | tuple) else []
 
 
-# Messages
-
-_KEYS = {
-    key
-    for model in (Catalog, Meter, Aggregation, Filter, Plan, PlanCharge, Package, PerUnit, Volume, Tier)
-    for key in model.model_fields
-}
-_KINDS = {
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "tuple_type": "a list",
-    "string_type": "text",
-    "decimal_parsing": "a number",
-    "decimal_type": "a number",
-}
-
-
-def _describe(error: ErrorDetails) -> tuple[Loc, str]:
-    kind, loc, value = error["type"], _without_tags(error["loc"]), error["input"]
-    message = error["msg"].removeprefix("Value error, ")
-    message = re.sub(r"^(Input|Tuple|String|Value) should", "must", message)
-    models = ", ".join(sorted(PRICE_MODELS))
-    if kind == "missing":
-        return loc, "is required"
-    if kind == "extra_forbidden":
-        return loc, "is not a known key" + _hint(str(loc[-1]), sorted(_KEYS))
-    if kind == "reference":
-        return loc, message
-    if kind == "union_tag_not_found":
-        return (*loc, "model"), f"is required: one of {models}"
-    if kind == "union_tag_invalid":
-        return (*loc, "model"), f"must be one of {models}, got {_shown(value.get('model'))}"
-    if kind in _KINDS:
-        message = f"must be {_KINDS[kind]}"
-    got = "" if isinstance(value, dict | list | tuple) and kind not in _KINDS else f", got {_shown(value)}"
-    return loc, message + got
+_KEYS = sorted(
+    {
+        key
+        for model in (
+            Catalog,
+            Meter,
+            Aggregation,
+            Filter,
+            Plan,
+            PlanCharge,
+            Package,
+            PerUnit,
+            Graduated,
+            Tier,
+        )
+        for key in model.model_fields
+    }
+)
 
 
-def _is_echo(error: ErrorDetails, errors: list[ErrorDetails]) -> bool:
-    """Pydantic calls a list too short when its members are wrong."""
-    loc = error["loc"]
-    below = (other["loc"] for other in errors if len(other["loc"]) > len(loc))
-    return error["type"] == "too_short" and any(other[: len(loc)] == loc for other in below)
-
-
-def _without_tags(loc: Loc) -> Loc:
+def _without_tag(loc: Loc) -> Loc:
     """Pydantic names the chosen price model after "price"; the file has no such level."""
+    pairs = enumerate(loc)
     return tuple(
-        part
-        for index, part in enumerate(loc)
-        if not (index and loc[index - 1] == "price" and part in PRICE_MODELS)
+        part for index, part in pairs if not (index and loc[index - 1] == "price" and part in PRICE_MODELS)
     )
-
-
-def _hint(name: str, known: list[Any]) -> str:
-    close = difflib.get_close_matches(name, [one for one in known if isinstance(one, str)], 1)
-    return f"; did you mean {_shown(close[0])}?" if close else ""
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Mapping | list | tuple):
-        return "a mapping" if isinstance(value, Mapping) else "a list"
-    text = (
-        str(value)
-        if isinstance(value, JsonNumber | Decimal)
-        else json.dumps(value, default=str, ensure_ascii=False)
-    )
-    return text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
-
-
-def _path(loc: Loc) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")

@@ -8,7 +8,7 @@ are one value, and the same as the string "1000000". JSON numbers with a point o
 from __future__ import annotations
 
 import re
-from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Final, Literal, Self
@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from schemas.money import UNBOUNDED
+
 NAME_BYTES_MAX = 256
 """As for the names in events (`Reason.FIELD_TOO_LONG`): a longer one could never match."""
 
@@ -31,8 +33,6 @@ FILTER_VALUES_MAX = 1000
 LATENESS_MAX_S = 400 * 86_400
 PLAIN_DIGITS_MAX = 400
 """Beyond this exponent a canonical number is written as `1E+999`, so that text can't explode."""
-
-_WIDE = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)  # never rounds
 
 
 class JsonNumber(str):
@@ -73,7 +73,7 @@ def _number_text(text: str) -> str:
 def _decimal_text(number: Decimal) -> str:
     if not number:
         return "0"
-    number = number.normalize(_WIDE)
+    number = number.normalize(UNBOUNDED)
     return format(number, "f" if abs(number.adjusted()) <= PLAIN_DIGITS_MAX else "E")
 
 
@@ -85,7 +85,7 @@ def duration_s(text: str) -> int:
     """Seconds of a duration such as "30m", "1h" or "7d"; `ValueError` for anything else."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError('a duration is a whole number and a unit (s, m, h, d), such as "30m", "1h", "7d"')
+        raise ValueError('must be a whole number and a unit (s, m, h, d), such as "30m", "1h", "7d"')
     return int(match[1]) * _UNIT_S[match[2]]
 
 
@@ -103,7 +103,7 @@ def _check_bytes(text: str) -> str:
 def _read_filter_value(value: object) -> object:
     text = canonical_text(value)
     if text is None:
-        raise ValueError("a filter value is a string, a number, true or false")
+        raise ValueError("must be a string, a number, true or false")
     return text
 
 

@@ -7,7 +7,19 @@ and raises `decimal.Inexact` rather than lose one: sums of 1e16 such products st
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal, Inexact, InvalidOperation, Overflow
+import re
+from decimal import (
+    MAX_EMAX,
+    MAX_PREC,
+    MIN_EMIN,
+    ROUND_HALF_EVEN,
+    ROUND_HALF_UP,
+    Context,
+    Decimal,
+    Inexact,
+    InvalidOperation,
+    Overflow,
+)
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -26,7 +38,11 @@ _TRAPS = [InvalidOperation, Overflow]
 EXACT = Context(prec=PRECISION_DIGITS, traps=[Inexact, *_TRAPS])
 """Arithmetic that is right or raises."""
 
+UNBOUNDED = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=_TRAPS)
+"""To normalize or compare a number of any length without rounding it; not for division."""
+
 _ROUNDING = Context(prec=PRECISION_DIGITS, traps=_TRAPS)
+_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _QUANTITY_STEP = Decimal(1).scaleb(-DECIMALS_MAX)
 
 MINOR_UNITS: dict[str, int] = {
@@ -76,30 +92,31 @@ def decimal_text(value: Decimal) -> str:
 
 
 def _read_number(value: object) -> object:
-    """Refuse what is not text or an integer; a float has already lost what was written."""
-    if isinstance(value, float | bool):
-        raise ValueError("not a number as text or an integer; a float has lost the number's own digits")
-    if isinstance(value, str) and len(value) > TEXT_LENGTH_MAX:
-        raise ValueError(f"a number of over {TEXT_LENGTH_MAX} characters")
+    """Refuse all but integers and a number's own text: a float has lost digits, `Decimal(" 1_0")` is 10."""
+    if isinstance(value, bool | float):
+        raise ValueError("must be a number as text or an integer: a float has lost the number's own digits")
+    if isinstance(value, str) and not (len(value) <= TEXT_LENGTH_MAX and _NUMBER.fullmatch(value)):
+        raise ValueError(f"must be a number of at most {TEXT_LENGTH_MAX} characters")
     return value
 
 
 def _check_number(value: Decimal) -> Decimal:
     if not value.is_finite():
-        raise ValueError("not a finite number")
+        raise ValueError("must be a finite number")
     if not -VALUE_MAX < value < VALUE_MAX:
-        raise ValueError("not below 1e18")
-    # In this order: an exponent of billions must not become as many digits.
-    exponent = value.normalize(_ROUNDING).as_tuple().exponent
+        raise ValueError("must be below 1e18")
+    if not value:
+        return Decimal(0)
+    exponent = value.normalize(UNBOUNDED).as_tuple().exponent
     if isinstance(exponent, int) and exponent < -DECIMALS_MAX:
-        raise ValueError(f"over {DECIMALS_MAX} decimals")
-    return Decimal(decimal_text(value)) if value else Decimal(0)
+        raise ValueError(f"must have at most {DECIMALS_MAX} decimals")
+    return Decimal(decimal_text(value))
 
 
 def _check_currency(value: str) -> str:
     code = value.upper()  # one spelling, or a customer has two wallets
     if code not in MINOR_UNITS:
-        raise ValueError("not an ISO 4217 currency code")
+        raise ValueError("must be an ISO 4217 currency code")
     return code
 
 

@@ -31,7 +31,7 @@ def _check_timezone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # unknown; not a relative path; a directory such as "Europe"
-        raise ValueError('not an IANA time zone, such as "Europe/Berlin"') from None
+        raise ValueError('must be an IANA time zone, such as "Europe/Berlin"') from None
     return name
 
 

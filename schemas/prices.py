@@ -120,14 +120,14 @@ def _tier_problems(tiers: tuple[Tier, ...]) -> Iterator[InitErrorDetails]:
         if tier.up_to is None:
             if index < last:
                 yield _problem(
-                    index, None, "only the last tier is without end, later tiers are never reached"
+                    index, None, "only the last tier may be null: those after it are never reached"
                 )
             continue
         if index == last:
             yield _problem(index, tier.up_to, "the last tier must be null: every quantity needs a price")
         if tier.up_to <= below:
-            before = f"above the tier before, which ends at {decimal_text(below)}"
-            yield _problem(index, tier.up_to, f"tiers are in order and don't overlap: must be {before}")
+            bound = f"above the tier before, which ends at {decimal_text(below)}" if index else "above 0"
+            yield _problem(index, tier.up_to, f"must be {bound}: tiers are in order and don't overlap")
         below = max(below, tier.up_to)
 
 

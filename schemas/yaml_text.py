@@ -13,10 +13,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+from schemas.explain import Loc
 from schemas.meters import JsonNumber
-
-Loc = tuple[int | str, ...]
-"""The keys and indices that lead to a value."""
 
 
 class YamlError(ValueError):
