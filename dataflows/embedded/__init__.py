@@ -40,7 +40,10 @@ class ClickHouse(EngineProcess):
 
     @property
     def url(self) -> str:
-        return f"http://meterline:{password(self.directory)}@{self.address}/meterline"
+        return self.database_url("meterline")
+
+    def database_url(self, database: str) -> str:
+        return f"http://meterline:{password(self.directory)}@{self.address}/{database}"
 
     @property
     def readonly_url(self) -> str:
