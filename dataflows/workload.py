@@ -48,6 +48,8 @@ TENANT_HEADER = "tenant-id"
 
 TENANTS = ("acme", "globex", "initech", "umbrella", "hooli", "stark", "wayne", "tyrell")
 
+STATUSES = (200, 200, 200, 204, 404, 500)
+USERS = tuple(f"user_{number:04d}" for number in range(211))
 Chances = npt.NDArray[np.float64]
 _Break = Callable[[dict[str, Any]], dict[str, Any] | bytes]
 
@@ -128,6 +130,7 @@ class Workload:
         self._start_ms = round(start.timestamp() * 1000)
         self._bounds = np.cumsum([duplicates, bad, late])
         self._oversize_bytes = oversize_bytes
+        self._names = [f"cust_{number:06d}" for number in range(customers)]
         self._customer_chances = _zipf(customers, 1.1)
         self._tenant_chances = _zipf(tenants, 1.0)
         self._name_chances = np.cumsum([0.4, 0.4, 0.18, 0.02])
@@ -167,7 +170,7 @@ class Workload:
                 number.tolist(),
                 [kinds[k] for k in kind.tolist()],
                 [self.tenants[t] for t in _pick(random, self._tenant_chances)],
-                [f"cust_{c:06d}" for c in _pick(random, self._customer_chances)],
+                [self._names[c] for c in _pick(random, self._customer_chances)],
                 at_ms.tolist(),
                 np.datetime_as_string(at_ms.astype("datetime64[ms]"), timezone="UTC").tolist(),
                 [NAMES[n] for n in _pick(random, self._name_chances)],
@@ -180,7 +183,7 @@ class Workload:
 
     def _event(self, draw: _Draw) -> Produced:
         """The event of a draw, good but for its age, in one of the forms that producers may write."""
-        name, properties, readings = _content(draw)
+        name, (properties, readings) = draw.name, _content(draw)
         identity = f"evt-{self.seed}-{draw.number:012d}"
         tenant, customer, source = draw.tenant_id, draw.customer, f"gateway-{draw.digits}"
         if draw.form == 0:
@@ -215,8 +218,7 @@ class Workload:
         """A credit for every customer at `start`; some have a debit, or an invoice, paid or not."""
         random = np.random.default_rng((self.seed, 1 << 32))
         for tenant in self.tenants:
-            for number, chance in enumerate(random.random(self.customers).tolist()):
-                customer = f"cust_{number:06d}"
+            for customer, chance in zip(self._names, random.random(self.customers).tolist(), strict=True):
                 yield self._account(tenant, customer, "credit_granted", f"{50 + int(chance * 450)}.00")
                 if chance < 0.05:
                     yield self._account(tenant, customer, "debit", f"{chance * 100:.2f}")
@@ -246,49 +248,38 @@ class Workload:
         )
 
 
-def _content(draw: _Draw) -> tuple[str, str, tuple[Reading, ...]]:
+_USER_READINGS = {user: (Reading("active-users", None, user),) for user in USERS}
+_REQUEST_READING = (Reading("api-requests"),)
+
+
+def _content(draw: _Draw) -> tuple[str, tuple[Reading, ...]]:
     """Properties as JSON, and the readings that the catalog's meters must make of them."""
-    random, name = draw.random, draw.name
-    if name == "llm_tokens":
-        model, region, user = MODELS[random % 3], REGIONS[random // 3 % 3], f"user_{random // 9 % 211:04d}"
+    random = draw.random
+    if draw.name == "llm_tokens":
+        model, region, user = MODELS[random % 3], REGIONS[random // 3 % 3], USERS[random // 9 % len(USERS)]
         tokens = str(draw.amount)
         written = f'"{tokens}"' if draw.digits == 1 else tokens
-        readings: tuple[Reading, ...] = (Reading("active-users", None, user),)
+        readings: tuple[Reading, ...] = _USER_READINGS[user]
         if model in SUMMED_MODELS and region in SUMMED_REGIONS:
             readings += (Reading("llm-tokens", tokens),)
-        return (
-            name,
-            (
-                f'{{"tokens":{written},"model":"{model}","region":"{region}","user_id":"{user}",'
-                f'"request_id":"req_{random:010d}"}}'
-            ),
-            readings,
-        )
-    if name == "api_request":
-        status = (200, 200, 200, 204, 404, 500)[random % 6]
+        properties = f'"tokens":{written},"model":"{model}","region":"{region}","user_id":"{user}"'
+        return f'{{{properties},"request_id":"req_{random:010d}"}}', readings
+    if draw.name == "api_request":
+        properties = f'"status":{STATUSES[random % 6]},"method":"GET","path":"/v1/items/{random:010d}"'
+        if draw.digits == 1:  # a client that hung up has no latency
+            return f"{{{properties}}}", _REQUEST_READING
         latency = f"{draw.amount // 10}.{draw.amount % 10}"
-        measured = draw.digits != 1  # a client that hung up has no latency
-        readings = (Reading("api-requests"),)
-        if measured:
-            readings += (Reading("api-latency", latency),)
-        return (
-            name,
-            (
-                f'{{"status":{status},"method":"GET","path":"/v1/items/{random:010d}"'
-                + (f',"latency_ms":{latency}}}' if measured else "}")
-            ),
-            readings,
+        return f'{{{properties},"latency_ms":{latency}}}', (
+            *_REQUEST_READING,
+            Reading("api-latency", latency),
         )
-    if name == "storage":
+    if draw.name == "storage":
         scale = 10**draw.digits
         amount = f"{draw.amount // scale}.{draw.amount % scale:0{draw.digits}d}"
         written = f'"{amount}"' if random % 8 == 0 else amount
-        return (
-            name,
-            (f'{{"gb_hours":{written},"bucket":"bucket_{random:010d}","class":"standard","encrypted":true}}'),
-            (Reading("storage", amount),),
-        )
-    return name, f'{{"agent":"agent_{random:010d}","version":"1.50","tags":["a",{{"b":null}}]}}', ()
+        properties = f'"gb_hours":{written},"bucket":"bucket_{random:010d}","class":"standard"'
+        return f'{{{properties},"encrypted":true}}', (Reading("storage", amount),)
+    return f'{{"agent":"agent_{random:010d}","version":"1.50","tags":["a",{{"b":null}}]}}', ()
 
 
 def _set(**fields: Any) -> _Break:
