@@ -22,9 +22,8 @@ import pyarrow.compute as pc
 
 from schemas.arrow import QUANTITY
 from schemas.events import Reason
+from schemas.usage import I64, U64
 
-U64: TypeAlias = npt.NDArray[np.uint64]
-I64: TypeAlias = npt.NDArray[np.int64]
 Limbs: TypeAlias = tuple[U64, I64]
 """(lo, hi) of equal length."""
 

@@ -2,21 +2,20 @@
 
 Arrow strings -> `city_hash64` -> uint64, equal to SQL `cityHash64(value)`
 
-CityHash64 v1.0.2 (Google, 2011), the version ClickHouse has kept; later ones give other hashes. It has a formula
-for each class of length, so strings are hashed class by class, all of one together, on the column's own buffer:
-50 ns a string of up to 16 bytes, 150 ns of up to 64, in batches of 10,000.
+CityHash64 v1.0.2 (Google, 2011), the version ClickHouse has kept; later ones give other hashes. It has a
+formula for each class of length, so strings are hashed class by class, all of one together, on the column's
+own buffer: 50 ns a string of up to 16 bytes, 150 ns of up to 64, in batches of 10,000.
 """
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-U64: TypeAlias = npt.NDArray[np.uint64]
-I64: TypeAlias = npt.NDArray[np.int64]
+from schemas.usage import I64, U64
 
 _K0, _K1, _K2, _K3, _MUL = (
     np.uint64(constant)
@@ -41,8 +40,8 @@ def city_hash64(strings: pa.Array) -> U64:
     """Hash each value of a (large) string or binary array as ClickHouse's `cityHash64` does.
 
     Raises TypeError for another type, and ValueError for nulls, which have no hash.
-    Past 64 bytes, all strings that go on take the next 64 together. A lone string of 1 MB takes a second: bound
-    what is hashed.
+    Past 64 bytes, all strings that go on take the next 64 together. A lone string of 1 MB takes a second:
+    bound what is hashed.
     """
     if strings.type not in _OFFSETS:
         raise TypeError(f"expected strings or binaries, not {strings.type}")

@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.aggregate import (
-    I64,
-    U64,
     Limbs,
     add,
     from_integers,
@@ -27,6 +25,7 @@ from operators.aggregate import (
 )
 from schemas.arrow import QUANTITY
 from schemas.events import Reason
+from schemas.usage import I64, U64
 
 ROOMY = Context(prec=4000, rounding=ROUND_HALF_EVEN)
 LIMIT = 10**18
