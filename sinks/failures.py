@@ -117,31 +117,42 @@ def clickhouse_refuses(table: str, error: BaseException) -> StoreRefuses:
     return StoreRefuses(f"ClickHouse refuses writes to {table}: {why} ({brief(error)})")
 
 
-REDIS_PASSING = re.compile(
+REDIS_PASSING = (
+    redis_exceptions.ConnectionError,
+    redis_exceptions.TimeoutError,
+    redis_exceptions.ClusterDownError,
+    redis_exceptions.MasterDownError,
+    redis_exceptions.OutOfMemoryError,
+    redis_exceptions.ReadOnlyError,
+    redis_exceptions.TryAgainError,
+    redis_exceptions.NoScriptError,  # a restarted Redis knows no scripts; the next try loads ours
+)
+REDIS_PASSING_CODES = re.compile(
     r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNKILLABLE)\b"
 )
-"""Redis's error codes of a server that is starting, failing over, full or can't write its disk."""
+"""A server that is starting, failing over, full or can't write its disk; redis-py has a class for some of
+these codes and then drops the code from the text, a script's error has it in its text."""
 
 
 def redis_fault(error: BaseException) -> Fault:
-    """What an exception of redis-py means. A script's error has the code of the command in its text."""
+    """What an exception of redis-py means."""
     if isinstance(error, redis_exceptions.AuthenticationError | redis_exceptions.AuthorizationError):
         return Fault.FATAL  # though redis-py derives them from its ConnectionError
-    if isinstance(error, redis_exceptions.ConnectionError | redis_exceptions.TimeoutError):
+    if isinstance(error, REDIS_PASSING):
         return Fault.TRANSIENT
-    if isinstance(error, redis_exceptions.NoScriptError):
-        return Fault.TRANSIENT  # a restarted Redis knows no scripts; the next try loads ours
-    if isinstance(error, redis_exceptions.ResponseError) and REDIS_PASSING.search(str(error)):
+    if isinstance(error, redis_exceptions.ResponseError) and REDIS_PASSING_CODES.search(str(error)):
         return Fault.TRANSIENT
     return Fault.FATAL
 
 
+_INNER = re.compile(r"""server response: (.*)|Caused by \w+\(["'](.*?)["']\)""")
+
+
 def brief(error: BaseException) -> str:
-    """The first 300 characters of an error, without the driver's preface."""
+    """The first 300 characters of an error, without what the drivers wrap around it."""
     text = " ".join(str(error).split())
-    if isinstance(error, ClickHouseError):
-        _, found, server = text.partition("server response: ")
-        text = server if found else text
+    if isinstance(error, ClickHouseError) and (inner := _INNER.search(text)):
+        text = inner[1] or inner[2]
     return text[:300] or type(error).__name__
 
 

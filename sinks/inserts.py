@@ -36,6 +36,11 @@ logger = logging.getLogger(__name__)
 Rejected = Callable[[pa.RecordBatch, BaseException], None]
 """Takes rows that ClickHouse refuses for good, and why. Returns when they are stored elsewhere."""
 
+INSERT_SETTINGS = {
+    "async_insert": 0,  # an answer means stored; we batch ourselves
+    "max_partitions_per_insert_block": 0,  # imported history spans more months than its default of 100
+}
+
 AMBIGUOUS_TRIES = 3
 """Tries before an error that could be the network's is taken for a row's."""
 
@@ -122,7 +127,7 @@ class Inserter:
         """One insert, retried. A `DatabaseError` that gets out is about the rows."""
         retrying = Retrying(
             retry=_may_pass,
-            wait=exponential_jitter(initial=0.05, max=5.0, jitter=0.05),
+            wait=exponential_jitter(multiplier=0.05, max=5.0, jitter=0.05),
             stop=stop_after_delay(self._config.retry_deadline_s) | stop_when_event_set(self._stop),
             sleep=sleep_using_event(self._stop),
             before_sleep=self._note_retry,
@@ -146,7 +151,7 @@ class Inserter:
         started = time.perf_counter()
         if self._client is None:
             self._client = self._config.connect()
-        self._client.insert_arrow(self._table, rows)
+        self._client.insert_arrow(self._table, rows, settings=INSERT_SETTINGS)
         metrics.WRITE_SECONDS.labels(self._table).observe(time.perf_counter() - started)
         metrics.WRITES.labels(self._table).inc()
         metrics.ROWS.labels(self._table).inc(rows.num_rows)

@@ -111,7 +111,7 @@ class Outbox:
     def _run(self) -> None:
         retrying = Retrying(
             retry=retry_if_exception(lambda error: redis_fault(error) is Fault.TRANSIENT),
-            wait=exponential_jitter(initial=0.02, max=self._config.retry_interval_max_s, jitter=0.02),
+            wait=exponential_jitter(multiplier=0.02, max=self._config.retry_interval_max_s, jitter=0.02),
             stop=stop_when_event_set(self._stop),
             sleep=sleep_using_event(self._stop),
             before_sleep=self._note_retry,
