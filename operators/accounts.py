@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from operators.aggregate import locate
-from schemas.usage import I64, U64
+from schemas.usage import I64, U32, U64
 
 Account = tuple[str, str]
 """(tenant_id, external_customer_id)"""
@@ -28,24 +28,38 @@ class Accounts:
     def __len__(self) -> int:
         return len(self.names)
 
-    def number(self, hashes: U64, events: pa.RecordBatch) -> U64:
-        """Each row's account number; accounts not seen before get the next ones.
+    def number(self, hashes: U64, rows: U32, events: pa.RecordBatch) -> U64:
+        """The account number behind each hash; accounts not seen before get the next ones.
 
-        :arg hashes: Account hash of each row of `events` (`tenant_id`, `external_customer_id`).
+        :arg rows: For each hash a row of `events` (`tenant_id`, `external_customer_id`) that has it.
         """
         at, found = locate(self._sorted, hashes)
         if not found.all():
-            self._add(hashes, np.flatnonzero(~found), events)
+            unknown = ~found
+            self._add(hashes[unknown], rows[unknown], events)
             at, _ = locate(self._sorted, hashes)
         return self._order[at].astype(np.uint64)
 
-    def _add(self, hashes: U64, rows: I64, events: pa.RecordBatch) -> None:
-        new, first = np.unique(hashes[rows], return_index=True)
+    def number_of(self, account_hash: int, name: Account) -> int:
+        """One account's number, next if it is new."""
+        wanted = np.array([account_hash], np.uint64)
+        at, found = locate(self._sorted, wanted)
+        if found[0]:
+            return int(self._order[at[0]])
+        self.extend([name], wanted)
+        return len(self.names) - 1
+
+    def _add(self, hashes: U64, rows: U32, events: pa.RecordBatch) -> None:
+        new, first = np.unique(hashes, return_index=True)
         wanted = pa.array(rows[first])
         tenants = events.column("tenant_id").take(wanted).to_pylist()
         customers = events.column("external_customer_id").take(wanted).to_pylist()
-        self.names.extend(zip(tenants, customers, strict=True))
-        self.hashes = np.concatenate([self.hashes, new])
+        self.extend(list(zip(tenants, customers, strict=True)), new)
+
+    def extend(self, names: list[Account], hashes: U64) -> None:
+        """Number accounts that are not here yet."""
+        self.names.extend(names)
+        self.hashes = np.concatenate([self.hashes, hashes])
         self._order = np.argsort(self.hashes)
         self._sorted = self.hashes[self._order]
 

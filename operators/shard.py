@@ -17,7 +17,7 @@ from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream
 
 from operators.cityhash import city_hash64
-from schemas.usage import U64, MeteredBatch, Readings, Slice
+from schemas.usage import U64, MeteredBatch, Progress, Readings, Slice
 
 PROGRESS_EVERY_MS = 5_000
 """Every shard hears of a source's progress at least this often, in the records' own time."""
@@ -29,16 +29,28 @@ def shard_key(shard: int) -> str:
     return f"{shard:03d}"
 
 
-def tenant_hash(events: pa.RecordBatch, strings: pa.Array) -> U64:
+def tenant_hash(tenants: pa.DictionaryArray, strings: pa.StringArray) -> U64:
     """64-bit hash of (tenant, string) for each row: cityHash64 of the string, mixed with its tenant's."""
-    tenants = events.column("tenant_id")
     by_code = city_hash64(tenants.dictionary) * _MIX
-    mixed = city_hash64(strings) ^ by_code[tenants.indices.to_numpy(zero_copy_only=False)]
+    mixed: U64 = city_hash64(strings) ^ by_code[tenants.indices.to_numpy(zero_copy_only=False)]
     # fmix64's last steps: without them the low bits, which pick the shard, stay those of one factor.
     mixed ^= mixed >> np.uint64(33)
     mixed *= np.uint64(0xFF51AFD7ED558CCD)
-    mixed ^= mixed >> np.uint64(33)
-    return mixed
+    return mixed ^ (mixed >> np.uint64(33))
+
+
+class Herald:
+    """Says when all shards must hear how far a source is, whether they have rows of it or not."""
+
+    def __init__(self) -> None:
+        self._told_ms: dict[str, int] = {}
+
+    def must_tell(self, progress: Progress) -> bool:
+        told_ms = self._told_ms.get(progress.source)
+        if told_ms is not None and progress.at_ms - told_ms < PROGRESS_EVERY_MS:
+            return False
+        self._told_ms[progress.source] = progress.at_ms
+        return True
 
 
 class Sharder:
@@ -46,11 +58,11 @@ class Sharder:
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
-        self._told_ms: dict[str, int] = {}
+        self._herald = Herald()
 
     def split(self, batch: MeteredBatch) -> Iterator[tuple[str, Slice]]:
         events = batch.events
-        account = tenant_hash(events, events.column("external_customer_id"))
+        account = tenant_hash(events.column("tenant_id"), events.column("external_customer_id"))
         shard = (account % np.uint64(self._shards)).astype(np.uint16)
         order = np.argsort(shard, kind="stable")
         cuts = np.searchsorted(shard[order], np.arange(self._shards + 1, dtype=np.uint16))
@@ -58,17 +70,14 @@ class Sharder:
         whole = Slice(
             events,
             account[order],
-            tenant_hash(events, events.column("id")),
+            tenant_hash(events.column("tenant_id"), events.column("id")),
             _millis(events, "timestamp"),
             _millis(events, "ingested_at"),
             _reorder(batch.readings, order),
             batch.progress,
         )
         reading_cuts = np.searchsorted(whole.readings.row, cuts)
-        told_ms = self._told_ms.get(batch.progress.source, -PROGRESS_EVERY_MS)
-        tell_all = batch.progress.at_ms - told_ms >= PROGRESS_EVERY_MS
-        if tell_all:
-            self._told_ms[batch.progress.source] = batch.progress.at_ms
+        tell_all = self._herald.must_tell(batch.progress)
         for number in range(self._shards):
             start, stop = int(cuts[number]), int(cuts[number + 1])
             if start < stop or tell_all:

@@ -12,6 +12,9 @@ from typing import Protocol
 
 import pyarrow as pa
 
+APPEND_MS_MAX = 10_413_791_999_999
+"""The end of 2299, as far as ClickHouse's DateTime64 goes."""
+
 
 class Reason(StrEnum):
     """Why a record is in the dead letters: the code in `dead_letters.reason`."""
@@ -43,7 +46,7 @@ REASONS: dict[Reason, str] = {
     Reason.NOT_AN_OBJECT: "the payload is JSON but not an object",
     Reason.MISSING_ID: "`id` is missing or empty",
     Reason.MISSING_EVENT_NAME: "`event_name` (CloudEvents: `type`) is missing or empty",
-    Reason.MISSING_CUSTOMER: "neither `external_customer_id` (CloudEvents: `subject`) nor `customer_id` is there",
+    Reason.MISSING_CUSTOMER: "no `external_customer_id` (CloudEvents: `subject`) and no `customer_id`",
     Reason.FIELD_INVALID: "a field has the wrong JSON type",
     Reason.FIELD_TOO_LONG: "a name or an id is over 256 bytes",
     Reason.PROPERTIES_INVALID: "`properties` (CloudEvents: `data`) is not an object",
@@ -55,7 +58,7 @@ REASONS: dict[Reason, str] = {
     Reason.VALUE_OUT_OF_RANGE: "a matching meter's value is not between -1e18 and 1e18",
     Reason.VALUE_NOT_SCALAR: "a matching COUNT_UNIQUE meter's field is an object or a list",
     Reason.ACCOUNT_EVENT_INVALID: "the account event does not have the fields its type asks for",
-    Reason.ACCOUNT_EVENT_IMPOSSIBLE: "the account event contradicts the account, such as paying an unknown invoice",
+    Reason.ACCOUNT_EVENT_IMPOSSIBLE: "the account event contradicts the account (an unknown invoice, say)",
     Reason.STORE_REJECTED: "ClickHouse refuses the row for good",
 }
 """The one table of reasons; the README's copy is tested against it."""
@@ -118,3 +121,19 @@ class Reject:
     key: bytes
     payload: bytes
     headers: tuple[tuple[str, bytes], ...]
+
+    @staticmethod
+    def of(record: Record, topic: str, partition: int, reason: Reason, detail: str) -> Reject:
+        """The record refused, with all that a dead letter keeps of it."""
+        return Reject(
+            reason=reason,
+            detail=detail,
+            topic=topic,
+            partition=partition,
+            offset=record.offset(),
+            # A producer's own timestamp may lie beyond any calendar; the column holds 0 to 2299.
+            append_ms=min(max(record.timestamp()[1], 0), APPEND_MS_MAX),
+            key=record.key() or b"",
+            payload=record.value() or b"",
+            headers=tuple((name, value or b"") for name, value in record.headers() or ()),
+        )

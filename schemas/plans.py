@@ -95,6 +95,11 @@ class Plan(BaseModel):
         """Charges by meter id; "" is the fee without a meter."""
         return {charge.meter or "": charge for charge in self.charges}
 
+    @cached_property
+    def has_fees(self) -> bool:
+        """Whether something is owed for a period without usage."""
+        return any(isinstance(charge.price, Flat) for charge in self.charges)
+
     def schedule(self, anchor: datetime | None = None) -> Schedule:
         """The billing periods of a subscription to this plan; without an anchor those of the calendar."""
         return Schedule(self.billing_period, self.timezone, anchor)

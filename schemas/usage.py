@@ -12,6 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from schemas.accounts import AccountEvent
+from schemas.events import Reject
+
+MINUTE_MS = 60_000
+"""Usage is kept by the minute; windows and billing periods begin on whole ones."""
+
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -123,6 +129,24 @@ class Slice:
 def _slice_from_wire(events: bytes, *rest: Any) -> Slice:
     with pa.ipc.open_stream(events) as reader:
         return Slice(reader.read_next_batch(), *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountEntry:
+    """An account event on its way to its shard. `account`: hash as in `Slice`; `origin`: its record, as a
+    reject without a reason yet, should the event contradict the account."""
+
+    account: int
+    event: AccountEvent
+    origin: Reject
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSlice:
+    """One shard's account events of one poll; empty ones carry progress only."""
+
+    entries: tuple[AccountEntry, ...]
+    progress: Progress
 
 
 @dataclass(slots=True)

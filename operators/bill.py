@@ -1,0 +1,156 @@
+"""Price usage as it comes, and keep every wallet, on Bytewax's clock. Slices -> wallets, charges, rejects.
+
+What is owed is decided in operators/bills.py; here is when it is sent. Wallets leave at most
+`wallet_flush_ms` after a change, charges at most `charge_flush_ms`. While a backlog is read nobody waits
+for a wallet, so that it is sent every `wallet_catch_up_ms` only; and sending takes at most half the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+import bytewax.operators as op
+import pyarrow as pa
+from bytewax.dataflow import operator
+from bytewax.operators import KeyedStream, StatefulBatchLogic
+from typing_extensions import override
+
+from operators.bill_state import Shelf
+from operators.bills import BillConfig, Bills
+from schemas.events import Reject
+from schemas.usage import AccountSlice, Slice
+from schemas.wallets import WalletRow
+
+
+@dataclass(frozen=True, slots=True)
+class WalletRows:
+    """Changed wallets, whole."""
+
+    rows: list[WalletRow]
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeRows:
+    """Changed charges: `schemas.arrow.USAGE_CHARGES`."""
+
+    rows: pa.RecordBatch
+
+
+Bill: TypeAlias = WalletRows | ChargeRows | Reject
+BACKLOG_MS = 5_000
+"""Records appended longer ago than this are a backlog."""
+
+
+class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
+    """The bills of one shard: two timers, rebuilt from the state on resume."""
+
+    def __init__(self, resume: bytes | None, config: BillConfig, now: Callable[[], datetime]) -> None:
+        shelf = Shelf(config.catalog) if resume is None else Shelf.restore(resume, config.catalog)
+        self._bills = Bills(config, shelf)
+        self._config = config
+        self._now = now
+        self._wallet_cost = timedelta()
+        self._wallets_due: datetime | None = now() if self._bills.has_wallets else None
+        self._charges_due: datetime | None = now() if self._bills.has_charges else None
+
+    @override
+    def on_batch(self, values: list[Slice | AccountSlice]) -> tuple[Iterable[Bill], bool]:
+        out: list[Bill] = []
+        newest_ms = 0
+        for piece in values:
+            if isinstance(piece, AccountSlice):
+                out.extend(self._bills.take_accounts(piece))
+            else:
+                self._bills.take(piece)
+            newest_ms = max(newest_ms, piece.progress.at_ms)
+        now = self._now()
+        if self._wallets_due is None and self._bills.has_wallets:
+            self._wallets_due = now + self._wallet_wait(now, newest_ms)
+        if self._charges_due is None and self._bills.has_charges:
+            self._charges_due = now + timedelta(milliseconds=self._config.charge_flush_ms)
+        return out, self.RETAIN
+
+    def _wallet_wait(self, now: datetime, newest_ms: int) -> timedelta:
+        is_backlog = now.timestamp() * 1000 - newest_ms > BACKLOG_MS
+        wait_ms = self._config.wallet_catch_up_ms if is_backlog else self._config.wallet_flush_ms
+        return max(timedelta(milliseconds=wait_ms), 2 * self._config.shards * self._wallet_cost)
+
+    @override
+    def on_notify(self) -> tuple[Iterable[Bill], bool]:
+        # A timer that was replaced still fires once (facts/bytewax.md 3.4): look at the clock again.
+        now, out = self._now(), list[Bill]()
+        transition = self._transition()
+        if _is_due(self._wallets_due, now) or _is_due(transition, now):
+            out.extend(self._wallets(now))
+        if _is_due(self._charges_due, now):
+            out.extend(self._charges())
+        if self._charges_due is None and self._bills.has_charges:
+            self._charges_due = now + timedelta(milliseconds=self._config.charge_flush_ms)
+        return out, self.RETAIN
+
+    @override
+    def on_eof(self) -> tuple[Iterable[Bill], bool]:
+        # Drain: send what changed, but RETAIN, so that the next run goes on.
+        return [*self._wallets(self._now()), *self._charges()], self.RETAIN
+
+    def _wallets(self, now: datetime) -> Iterable[Bill]:
+        self._wallets_due = None
+        rows = self._bills.wallets(int(now.timestamp() * 1000))
+        self._wallet_cost = self._now() - now
+        return [WalletRows(rows)] if rows else []
+
+    def _charges(self) -> Iterable[Bill]:
+        self._charges_due = None
+        rows = self._bills.charges()
+        return [] if rows is None else [ChargeRows(rows)]
+
+    def _transition(self) -> datetime | None:
+        moment_ms = self._bills.next_transition_ms
+        return None if moment_ms is None else datetime.fromtimestamp(moment_ms / 1000, UTC)
+
+    @override
+    def notify_at(self) -> datetime | None:
+        due = (self._wallets_due, self._charges_due, self._transition())
+        return min((moment for moment in due if moment is not None), default=None)
+
+    @override
+    def snapshot(self) -> bytes:
+        return self._bills.dump()
+
+
+def _is_due(moment: datetime | None, now: datetime) -> bool:
+    return moment is not None and moment <= now
+
+
+@dataclass(frozen=True)
+class BillOut:
+    """What billing sends."""
+
+    wallets: KeyedStream[list[WalletRow]]
+    """Changed wallets, whole."""
+    charges: KeyedStream[pa.RecordBatch]
+    """Changed charges: `schemas.arrow.USAGE_CHARGES`."""
+    rejects: KeyedStream[Reject]
+    """Account events that contradict their account."""
+
+
+@operator
+def bill(
+    step_id: str,
+    up: KeyedStream[Slice],
+    accounts: KeyedStream[AccountSlice],
+    *,
+    config: BillConfig,
+    now: Callable[[], datetime],
+) -> BillOut:
+    """Keep every customer's bill and wallet."""
+    inputs: KeyedStream[Slice | AccountSlice] = op.merge("inputs", up, accounts)
+    sent = op.stateful_batch("logic", inputs, lambda resume: BillLogic(resume, config, now))
+    return BillOut(
+        wallets=op.filter_map_value("wallets", sent, lambda x: x.rows if isinstance(x, WalletRows) else None),
+        charges=op.filter_map_value("charges", sent, lambda x: x.rows if isinstance(x, ChargeRows) else None),
+        rejects=op.filter_map_value("rejects", sent, lambda x: x if isinstance(x, Reject) else None),
+    )

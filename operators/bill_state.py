@@ -1,0 +1,162 @@
+"""A shard's accounts as bytes, and back: plain values, a format version first, no class names.
+
+Layout: a msgpack array, `_Snapshot`. Each account is a msgpack blob of its own that is kept until the
+account changes: a snapshot costs encoding the accounts of one epoch, and joining bytes of the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from operators.account_state import AccountState
+from operators.accounts import Accounts
+from operators.cells import Cells, pack, unpack
+from operators.hyperloglog import UniqueSketch
+from operators.ledger import Ledger
+from schemas.catalog import Catalog
+from schemas.usage import Watermark
+
+FORMAT = 1
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    format: int
+    fingerprint: str
+    generation: int
+    meters: list[str]
+    account_hashes: bytes
+    accounts: list[msgspec.Raw]
+    unsent: list[int]
+    """Numbers of the accounts with charges that were not sent yet."""
+    key: bytes
+    events: bytes
+    lo: bytes
+    hi: bytes
+    sketch_keys: list[int]
+    sketches: list[bytes]
+    usage_watermark: tuple[int, dict[str, int]]
+    account_watermark: tuple[int, dict[str, int]]
+
+
+def _to_wire(value: Any) -> bytes:
+    if isinstance(value, UniqueSketch):
+        return value.state()
+    raise TypeError(f"no wire form for {type(value).__name__}")
+
+
+def _from_wire(kind: type, value: Any) -> UniqueSketch:
+    return UniqueSketch.from_state(value)
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_wire)
+_ACCOUNT = msgspec.msgpack.Decoder(AccountState, dec_hook=_from_wire)
+_SNAPSHOT = msgspec.msgpack.Decoder(_Snapshot)
+
+
+class Shelf:
+    """The accounts of a shard: numbered, each with its ledger and, until it changes, its encoded bytes."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.accounts = Accounts()
+        self.ledgers: list[Ledger] = []
+        self._encoded: list[bytes] = []
+        self.unsent: set[int] = set()
+        """Accounts with charges that were not sent yet."""
+        self.recent = Cells()
+        """Usage by minute that an account event may still move to another segment."""
+        self.usage_watermark = Watermark()
+        self.account_watermark = Watermark()
+        self.generation = 0
+
+    def open(self) -> None:
+        """Begin a ledger for every account that was numbered since the last call."""
+        for tenant, customer in self.accounts.names[len(self.ledgers) :]:
+            self.ledgers.append(Ledger(self.catalog, AccountState(tenant, customer)))
+            self._encoded.append(b"")
+
+    def changed(self, number: int) -> Ledger:
+        """The ledger, about to be changed."""
+        self._encoded[number] = b""
+        return self.ledgers[number]
+
+    def dump(self) -> bytes:
+        """The state as immutable bytes; the caller has folded what was buffered."""
+        for number, blob in enumerate(self._encoded):
+            if not blob:
+                self._encoded[number] = _ENCODER.encode(self.ledgers[number].state)
+        recent = self.recent
+        return _ENCODER.encode(
+            _Snapshot(
+                FORMAT,
+                self.catalog.fingerprint,
+                self.generation,
+                [meter.id for meter in self.catalog.meters],
+                self.accounts.hashes.tobytes(),
+                [msgspec.Raw(blob) for blob in self._encoded],
+                sorted(self.unsent),
+                recent.key.tobytes(),
+                recent.events.tobytes(),
+                recent.lo.tobytes(),
+                recent.hi.tobytes(),
+                list(recent.sketches),
+                [sketch.state() for sketch in recent.sketches.values()],
+                (self.usage_watermark.at_ms, dict(self.usage_watermark.sources)),
+                (self.account_watermark.at_ms, dict(self.account_watermark.sources)),
+            )
+        )
+
+    @staticmethod
+    def restore(snapshot: bytes, catalog: Catalog) -> Shelf:
+        """The state under today's catalog; another catalog than yesterday's is a new generation.
+
+        :raises ValueError: if the bytes are of another format.
+        """
+        found = _SNAPSHOT.decode(snapshot)
+        if found.format != FORMAT:
+            raise ValueError(f"bill state has format {found.format}, this version reads {FORMAT}")
+        shelf = Shelf(catalog)
+        states = [_ACCOUNT.decode(blob) for blob in found.accounts]
+        names = [(state.tenant_id, state.customer_id) for state in states]
+        shelf.accounts = Accounts(names, np.frombuffer(found.account_hashes, np.uint64))
+        shelf.ledgers = [Ledger(catalog, state) for state in states]
+        shelf._encoded = [bytes(blob) for blob in found.accounts]
+        shelf.unsent = set(found.unsent)
+        shelf.usage_watermark = Watermark(*found.usage_watermark)
+        shelf.account_watermark = Watermark(*found.account_watermark)
+        shelf.generation = found.generation
+        shelf._restore_recent(found)
+        if found.fingerprint != catalog.fingerprint:
+            shelf._begin_generation()
+        return shelf
+
+    def _restore_recent(self, found: _Snapshot) -> None:
+        recent = self.recent
+        recent.key = np.frombuffer(found.key, np.uint64)
+        recent.events = np.frombuffer(found.events, np.int64).copy()
+        recent.lo = np.frombuffer(found.lo, np.uint64).copy()
+        recent.hi = np.frombuffer(found.hi, np.int64).copy()
+        recent.dirty = np.zeros(len(recent.key), np.bool_)
+        recent.sketches = {
+            key: UniqueSketch.from_state(sketch)
+            for key, sketch in zip(found.sketch_keys, found.sketches, strict=True)
+        }
+        today = {meter.id: index for index, meter in enumerate(self.catalog.meters)}
+        if list(today) != found.meters:
+            account, meter, minute = unpack(recent.key)
+            moved = np.array([today.get(meter_id, -1) for meter_id in found.meters], np.int64)[meter]
+            known = moved >= 0  # usage of a meter that left the catalog stays where it is
+            recent.select(known)
+            key = pack(*(column[known].astype(np.uint64) for column in (account, moved, minute)))
+            recent.rekey(key)
+
+    def _begin_generation(self) -> None:
+        self.generation += 1
+        for number, ledger in enumerate(self.ledgers):
+            self._encoded[number] = b""
+            self.unsent.add(number)
+            for usage in ledger.usages.values():
+                usage.is_stale = usage.is_unsent = True

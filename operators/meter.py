@@ -1,0 +1,238 @@
+"""Read what each matching meter wants from each event. EventBatch -> MeteredBatch, rejects.
+
+An event is read by every meter of its event name whose filters it passes. If one of them can't read
+its value, the event is rejected as a whole, before anyone takes its id: a repaired event with the same
+id still counts, and no meter counts what another refused.
+
+Stateless. Only the properties that some meter names are decoded, once for each event name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bytewax.operators as op
+import msgspec
+import numpy as np
+import pyarrow as pa
+from bytewax.dataflow import Stream, operator
+
+from operators.aggregate import parse_decimals
+from operators.cityhash import city_hash64
+from schemas.events import REASONS, EventBatch, Reason, Reject
+from schemas.meters import AggregationType, JsonNumber, Meter, canonical_text
+from schemas.usage import I64, MeteredBatch, Progress, Readings
+
+VALUE_SHOWN_MAX = 80
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A value that a meter can't read: at which position of its column, why, in which words."""
+
+    at: int
+    reason: Reason
+    detail: str
+
+
+class _Column:
+    """One property of a group of events: its values and, where asked for, their canonical texts."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+        self._texts: list[str | None] | None = None
+
+    @property
+    def texts(self) -> list[str | None]:
+        if self._texts is None:
+            self._texts = [v if type(v) is str else canonical_text(v) for v in self.values]
+        return self._texts
+
+
+class EventMeters:
+    """The meters of one event name, and the decoder of just the properties they read."""
+
+    def __init__(self, meters: Sequence[tuple[int, Meter]]) -> None:
+        self.meters = meters
+        self._keys = sorted({key for _, meter in meters for key in _properties_of(meter)})
+        # Property names are the users': they become attributes f0, f1, ... of a struct.
+        attributes = [(f"f{i}", Any, None) for i in range(len(self._keys))]
+        struct = msgspec.defstruct(
+            "Properties",
+            attributes,
+            rename={f"f{i}": key for i, key in enumerate(self._keys)},
+            gc=False,
+        )
+        self._decode = msgspec.json.Decoder(struct, float_hook=JsonNumber).decode
+
+    def columns(self, properties: list[bytes | memoryview]) -> dict[str, _Column]:
+        if not self._keys:
+            return {}
+        decode = self._decode
+        decoded = [decode(text) for text in properties]
+        return {
+            key: _Column([getattr(values, f"f{i}") for values in decoded]) for i, key in enumerate(self._keys)
+        }
+
+
+def _properties_of(meter: Meter) -> list[str]:
+    field = meter.aggregation.field
+    return [f.key for f in meter.filters] + ([field] if field else [])
+
+
+def _passing(meter: Meter, columns: dict[str, _Column], count: int) -> I64:
+    """Positions of the events that pass all filters."""
+    passing = np.ones(count, np.bool_)
+    for condition in meter.filters:
+        wanted = frozenset(condition.values)
+        texts = columns[condition.key].texts
+        passing &= np.fromiter((text in wanted for text in texts), np.bool_, count)
+    return np.flatnonzero(passing)
+
+
+def _read(meter: Meter, columns: dict[str, _Column], at: I64) -> tuple[I64, Readings, list[_Refused]]:
+    """Readings of the events at `at` (`row` counts positions), and the values that can't be read."""
+    kind = meter.aggregation.type
+    if kind is AggregationType.COUNT:
+        return at, _zeros(len(at)), []
+    field = str(meter.aggregation.field)
+    if kind is AggregationType.COUNT_UNIQUE:
+        return _read_tokens(meter.id, field, columns[field], at)
+    values = columns[field].values
+    if len(at) < len(values):
+        values = [values[i] for i in at.tolist()]
+    parsed = parse_decimals(values)
+    lo, hi = parsed.lo, parsed.hi
+    refused = []
+    if parsed.errors:
+        keep = np.ones(len(at), np.bool_)
+        for index, why in parsed.errors:
+            keep[index] = False
+            if why is not Reason.VALUE_MISSING or meter.on_missing != "skip":
+                detail = f"meter {meter.id}: properties.{field} = {_shown(values[index])}: {REASONS[why]}"
+                refused.append(_Refused(int(at[index]), why, detail))
+        at, lo, hi = at[keep], lo[keep], hi[keep]
+    zeros = _zeros(len(at))
+    return at, Readings(zeros.row, zeros.meter, lo, hi, zeros.token), refused
+
+
+def _read_tokens(meter_id: str, field: str, column: _Column, at: I64) -> tuple[I64, Readings, list[_Refused]]:
+    texts = [column.texts[i] for i in at.tolist()]
+    refused = []
+    if None in texts:
+        for i, text in zip(at.tolist(), texts, strict=True):
+            if text is None and column.values[i] is not None:
+                detail = f"meter {meter_id}: properties.{field} is an object or a list, so it has no one text"
+                refused.append(_Refused(i, Reason.VALUE_NOT_SCALAR, detail))
+        at = at[np.fromiter((text is not None for text in texts), np.bool_, len(texts))]
+        texts = [text for text in texts if text is not None]
+    zeros = _zeros(len(at))
+    tokens = city_hash64(pa.array(texts, pa.string()))
+    return at, Readings(zeros.row, zeros.meter, zeros.lo, zeros.hi, tokens), refused
+
+
+def _zeros(count: int) -> Readings:
+    zeros = np.zeros(count, np.uint64)
+    return Readings(
+        np.zeros(count, np.uint32), np.zeros(count, np.uint16), zeros, zeros.view(np.int64), zeros
+    )
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= VALUE_SHOWN_MAX else f"{text[:VALUE_SHOWN_MAX]}... ({len(text)} characters)"
+
+
+class Measure:
+    """All meters of a catalog; `meter` numbers in readings are positions in `meters`."""
+
+    def __init__(self, meters: Sequence[Meter]) -> None:
+        by_name: dict[str, list[tuple[int, Meter]]] = {}
+        for index, meter in enumerate(meters):
+            by_name.setdefault(meter.event_name, []).append((index, meter))
+        self._by_name = {name: EventMeters(found) for name, found in by_name.items()}
+
+    def measure(self, batch: EventBatch) -> tuple[MeteredBatch, list[Reject]]:
+        """Readings of every event of the batch; events with an unreadable value leave as rejects."""
+        parts: list[Readings] = []
+        refused: dict[int, _Refused] = {}
+        names = batch.events.column("event_name")
+        codes = names.indices.to_numpy(zero_copy_only=False)
+        for code, name in enumerate(names.dictionary.to_pylist()):
+            meters = self._by_name.get(name)
+            if meters is not None:
+                rows = np.flatnonzero(codes == code)
+                self._measure_group(meters, batch, rows, parts, refused)
+        readings = _by_row(parts)
+        events, rejects = batch.events, []
+        if refused:
+            rejects = [
+                Reject.of(batch.records[row], batch.topic, batch.partition, why.reason, why.detail)
+                for row, why in sorted(refused.items())
+            ]
+            events, readings = _without(events, readings, np.array(list(refused), np.int64))
+        progress = Progress(f"{batch.topic}/{batch.partition}", batch.progress_ms, batch.partitions)
+        return MeteredBatch(events, readings, progress), rejects
+
+    @staticmethod
+    def _measure_group(
+        meters: EventMeters, batch: EventBatch, rows: I64, parts: list[Readings], refused: dict[int, _Refused]
+    ) -> None:
+        properties = batch.properties
+        texts = properties if len(rows) == len(properties) else [properties[i] for i in rows.tolist()]
+        columns = meters.columns(list(texts))
+        for index, meter in meters.meters:
+            at, readings, bad = _read(meter, columns, _passing(meter, columns, len(rows)))
+            for why in bad:
+                refused.setdefault(int(rows[why.at]), why)
+            row = rows[at].astype(np.uint32)
+            number = np.full(len(row), index, np.uint16)
+            parts.append(Readings(row, number, readings.lo, readings.hi, readings.token))
+
+
+def _by_row(parts: list[Readings]) -> Readings:
+    if not parts:
+        return Readings.empty()
+    readings = Readings.concat(parts)
+    return readings.select(np.argsort(readings.row, kind="stable"))
+
+
+def _without(events: pa.RecordBatch, readings: Readings, rows: I64) -> tuple[pa.RecordBatch, Readings]:
+    keep = np.ones(events.num_rows, np.bool_)
+    keep[rows] = False
+    readings = readings.select(keep[readings.row])
+    number = np.cumsum(keep, dtype=np.uint32) - np.uint32(1)
+    moved = Readings(number[readings.row], readings.meter, readings.lo, readings.hi, readings.token)
+    return events.filter(pa.array(keep)), moved
+
+
+@dataclass(frozen=True)
+class MeterOut:
+    """What metering sends."""
+
+    metered: Stream[MeteredBatch]
+    """Events whose every matching meter could read them, with the readings."""
+    rejects: Stream[Reject]
+    """Events that some matching meter could not read."""
+
+
+@operator
+def meter(step_id: str, up: Stream[EventBatch], *, meters: Sequence[Meter]) -> MeterOut:
+    """Read every event by every meter that matches it."""
+    measure = Measure(meters)
+
+    def read(batches: list[EventBatch]) -> Iterable[MeteredBatch | Reject]:
+        for batch in batches:
+            metered, rejects = measure.measure(batch)
+            yield metered
+            yield from rejects
+
+    read_out = op.flat_map_batch("read", up, read)
+    return MeterOut(
+        metered=op.filter_map(
+            "metered", read_out, lambda item: item if isinstance(item, MeteredBatch) else None
+        ),
+        rejects=op.filter_map("rejects", read_out, lambda item: item if isinstance(item, Reject) else None),
+    )

@@ -1,0 +1,133 @@
+"""A shard's windows as bytes, and back: plain columns, a format version first, no class names.
+
+Layout: msgpack array of `_Snapshot`'s fields. Columns are little-endian numpy bytes, sorted by key;
+`sketches` are (key, uniqCombined64 state) of COUNT_UNIQUE cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from operators.accounts import Accounts
+from operators.cells import Cells, pack, unpack
+from operators.hyperloglog import UniqueSketch
+from schemas.meters import AggregationType, Meter
+from schemas.usage import Watermark
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedMeter:
+    """What a cell has to know of its meter; a meter with another window is another meter."""
+
+    id: str
+    window_ms: int
+    lateness_ms: int
+    unique: bool
+
+    @staticmethod
+    def of(meter: Meter) -> WindowedMeter:
+        unique = meter.aggregation.type is AggregationType.COUNT_UNIQUE
+        return WindowedMeter(meter.id, meter.window_s * 1000, meter.allowed_lateness_s * 1000, unique)
+
+
+@dataclass(slots=True)
+class WindowState:
+    """Everything a shard's windows are; `dump` and `restore` turn it into bytes and back."""
+
+    meters: list[WindowedMeter]
+    """The catalog's, in its order, then those that only old cells still have."""
+    accounts: Accounts = field(default_factory=Accounts)
+    cells: Cells = field(default_factory=Cells)
+    watermark: Watermark = field(default_factory=Watermark)
+
+
+class _Snapshot(msgspec.Struct, array_like=True):
+    format: int
+    meters: list[tuple[str, int, int, bool]]
+    tenants: list[str]
+    customers: list[str]
+    account_hashes: bytes
+    key: bytes
+    events: bytes
+    lo: bytes
+    hi: bytes
+    dirty: bytes
+    sketch_keys: list[int]
+    sketches: list[bytes]
+    watermark_ms: int
+    sources: dict[str, int]
+
+
+def dump(state: WindowState) -> bytes:
+    """The state as immutable bytes; the caller has folded what was buffered."""
+    cells = state.cells
+    return msgspec.msgpack.encode(
+        _Snapshot(
+            FORMAT,
+            [(m.id, m.window_ms, m.lateness_ms, m.unique) for m in state.meters],
+            [tenant for tenant, _ in state.accounts.names],
+            [customer for _, customer in state.accounts.names],
+            state.accounts.hashes.tobytes(),
+            cells.key.tobytes(),
+            cells.events.tobytes(),
+            cells.lo.tobytes(),
+            cells.hi.tobytes(),
+            cells.dirty.tobytes(),
+            list(cells.sketches),
+            [sketch.state() for sketch in cells.sketches.values()],
+            state.watermark.at_ms,
+            dict(state.watermark.sources),
+        )
+    )
+
+
+def restore(snapshot: bytes, meters: Sequence[WindowedMeter]) -> WindowState:
+    """The state under today's catalog: its meters keep their cells, others stay until forgotten.
+
+    :raises ValueError: if the bytes are of another format.
+    """
+    found = msgspec.msgpack.decode(snapshot, type=_Snapshot)
+    if found.format != FORMAT:
+        raise ValueError(f"window state has format {found.format}, this version reads {FORMAT}")
+    stored = [WindowedMeter(*meter) for meter in found.meters]
+    state = WindowState(
+        list(meters),
+        Accounts(
+            list(zip(found.tenants, found.customers, strict=True)),
+            np.frombuffer(found.account_hashes, np.uint64),
+        ),
+        watermark=Watermark(found.watermark_ms, found.sources),
+    )
+    cells = state.cells
+    cells.key = np.frombuffer(found.key, np.uint64)
+    cells.events = np.frombuffer(found.events, np.int64).copy()
+    cells.lo = np.frombuffer(found.lo, np.uint64).copy()
+    cells.hi = np.frombuffer(found.hi, np.int64).copy()
+    cells.dirty = np.frombuffer(found.dirty, np.bool_).copy()
+    cells.sketches = {
+        key: UniqueSketch.from_state(sketch)
+        for key, sketch in zip(found.sketch_keys, found.sketches, strict=True)
+    }
+    if stored != state.meters:
+        _renumber_meters(state, stored)
+    return state
+
+
+def _renumber_meters(state: WindowState, stored: list[WindowedMeter]) -> None:
+    today = {(m.id, m.window_ms, m.unique): index for index, m in enumerate(state.meters)}
+    numbers = []
+    for meter in stored:
+        known = (meter.id, meter.window_ms, meter.unique)
+        if known not in today:
+            today[known] = len(state.meters)
+            state.meters.append(meter)
+        numbers.append(today[known])
+    account, meter_index, minute = unpack(state.cells.key)
+    moved = np.array(numbers, np.uint64)[meter_index]
+    state.cells.rekey(pack(account.astype(np.uint64), moved, minute.astype(np.uint64)))
