@@ -4,8 +4,8 @@
 
 Serves confluent-kafka's producers (idempotent too), consumers that `assign()`, committed offsets, and
 AdminClient's calls on topics, partitions, records, configs and groups, in every codec. An acknowledged
-record survives `kill -9`; a power cut may lose it, unless `--fsync` writes every batch
-to the disk. SIGTERM and SIGINT stop it, quietly.
+record survives `kill -9`; a power cut may lose it, unless `--fsync` writes every batch to the disk. SIGTERM
+and SIGINT stop it, quietly; with `--exit-with-parent` so does the end of the process that started it.
 
 What it lacks: groups by `subscribe()`, transactions, compaction, replication, TLS, SASL and quotas. Batches
 are stored without verifying their CRC. One process, one core: some 30,000 produce requests a second.
@@ -30,12 +30,6 @@ from dataflows.embedded.kafka_server import Limits, Server
 
 _HOUSEKEEPING_S = 1.0
 _PARENT_CHECK_S = 0.2
-
-
-def command(directory: Path, port: int, *, partitions: int = 1) -> list[str]:
-    """The command line of a broker that ends with the process that starts it."""
-    module = [sys.executable, "-m", "dataflows.embedded.kafka", "--exit-with-parent"]
-    return [*module, "--directory", str(directory), "--port", str(port), "--partitions", str(partitions)]
 
 
 async def run(config: BrokerConfig, host: str, port: int, *, exit_with_parent: bool) -> None:
