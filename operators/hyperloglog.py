@@ -15,7 +15,7 @@ The same set of values gives the same bytes, however it arrived, was split or me
 - have the same hashes in another order for small and medium. ClickHouse keeps small as it arrived and medium
   by its hash table, where colliding hashes stand as they arrived, so one set has many states there. Ours are
   ascending: small is identical to ClickHouse's if it read the values in ascending order of hash. Medium would
-  be if we emulated that table, as the tests do, at ten times the cost. ClickHouse reads any order: merges agree;
+  be if we emulated that table, as the tests do, at ten times the cost. ClickHouse reads any order;
 - differ in one case: when 4096 values are there and one of them comes again, ClickHouse turns to registers
   and to estimating, and ours stays exact.
 """

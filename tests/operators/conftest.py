@@ -12,7 +12,7 @@ SETTINGS = "max_query_size = 10000000, max_threads = 1, query_plan_remove_redund
 
 
 @pytest.fixture(scope="module")
-def clickhouse() -> Iterator[Callable[[str], bytes]]:
+def rowbinary() -> Iterator[Callable[[str], bytes]]:
     """Runs a query and returns RowBinary, in which the state of an aggregate is just its bytes."""
     connection = chdb.connect(":memory:")  # type: ignore[no-untyped-call]
 

@@ -15,27 +15,27 @@ from operators.cityhash import city_hash64
 Query = Callable[[str], bytes]
 
 
-def hashes_by_clickhouse(clickhouse: Query, values: list[bytes]) -> list[int]:
+def hashes_by_clickhouse(rowbinary: Query, values: list[bytes]) -> list[int]:
     literals = ",".join(f"unhex('{value.hex()}')" for value in values)
     hashes: list[int] = np.frombuffer(
-        clickhouse(f"SELECT cityHash64(arrayJoin([{literals}]))"), "<u8"
+        rowbinary(f"SELECT cityHash64(arrayJoin([{literals}]))"), "<u8"
     ).tolist()
     return hashes
 
 
-def test_a_string_of_every_length_hashes_as_in_clickhouse(clickhouse: Query) -> None:
+def test_a_string_of_every_length_hashes_as_in_clickhouse(rowbinary: Query) -> None:
     noise = np.random.default_rng(1).bytes(100_000)
     values = [noise[at * 7 : at * 7 + size] for at, size in enumerate([*range(301)] * 3)]
     for type_ in (pa.binary(), pa.large_binary()):
-        assert city_hash64(pa.array(values, type_)).tolist() == hashes_by_clickhouse(clickhouse, values)
+        assert city_hash64(pa.array(values, type_)).tolist() == hashes_by_clickhouse(rowbinary, values)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=20), st.data())
 def test_texts_and_slices_hash_as_in_clickhouse(
-    clickhouse: Query, texts: list[str], data: st.DataObject
+    rowbinary: Query, texts: list[str], data: st.DataObject
 ) -> None:
-    expected = hashes_by_clickhouse(clickhouse, [text.encode() for text in texts])
+    expected = hashes_by_clickhouse(rowbinary, [text.encode() for text in texts])
     first = data.draw(st.integers(0, len(texts)))
     length = data.draw(st.integers(0, len(texts)))
     for type_ in (pa.string(), pa.large_string()):

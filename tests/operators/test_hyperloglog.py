@@ -99,10 +99,10 @@ def in_table_order(hashes: list[int]) -> bytes:
 @pytest.mark.parametrize(
     "n", [0, 1, 2, 15, 16, 17, 127, 128, 129, 1000, 4095, 4096, 4097, 100_000, 1_000_000]
 )
-def test_a_state_is_the_one_clickhouse_writes(clickhouse: Query, tokens: U64, n: int, order: str) -> None:
+def test_a_state_is_the_one_clickhouse_writes(rowbinary: Query, tokens: U64, n: int, order: str) -> None:
     """To the byte, but for the order of up to 4096 hashes, which theirs has by arrival."""
     users = f"(SELECT user FROM {USERS.format(n)} ORDER BY cityHash64(user) {order})"
-    theirs = clickhouse(f"SELECT uniqCombined64State(user) FROM {users}")
+    theirs = rowbinary(f"SELECT uniqCombined64State(user) FROM {users}")
     ours = sketch_of(tokens[:n]).state()
     arrived = sorted(tokens[:n].tolist(), reverse=order == "DESC")
     head = ours[: -8 * n or None]
@@ -124,7 +124,7 @@ RANGES = st.lists(st.tuples(st.integers(0, 6000), SIZES), max_size=6)
 @AGAINST_CLICKHOUSE
 @given(RANGES, st.randoms(use_true_random=False))
 def test_any_split_and_merge_order_gives_the_state_of_the_whole(
-    clickhouse: Query, tokens: U64, ranges: list[tuple[int, int]], random: Random
+    rowbinary: Query, tokens: U64, ranges: list[tuple[int, int]], random: Random
 ) -> None:
     whole = sketch_of(*(tokens[start : start + size] for start, size in ranges))
     sketches = [sketch_of(tokens[start : start + size][::-1]) for start, size in ranges]
@@ -148,7 +148,7 @@ def test_any_split_and_merge_order_gives_the_state_of_the_whole(
     events = " UNION ALL ".join(
         f"SELECT 'user-' || toString(number) AS user FROM numbers({start}, {size})" for start, size in ranges
     )
-    theirs = clickhouse(
+    theirs = rowbinary(
         f"SELECT uniqCombined64State(user) FROM ({events or 'SELECT toString(1) AS user LIMIT 0'})"
     )
     assert whole.state() == ascending(theirs)
@@ -157,13 +157,13 @@ def test_any_split_and_merge_order_gives_the_state_of_the_whole(
 @AGAINST_CLICKHOUSE
 @given(SIZES, SIZES, st.integers(0, 6000))
 def test_clickhouse_merges_our_states_with_its_own(
-    clickhouse: Query, tokens: U64, ours: int, theirs: int, overlap_from: int
+    rowbinary: Query, tokens: U64, ours: int, theirs: int, overlap_from: int
 ) -> None:
     union = max(ours, overlap_from + theirs) if overlap_from <= ours else ours + theirs
     assume(union != EXACT_MAX)
     sketch = sketch_of(tokens[:ours])
     users = f"SELECT 'user-' || toString(number) AS user FROM numbers({overlap_from}, {theirs})"
-    merged = clickhouse(
+    merged = rowbinary(
         f"SELECT uniqCombined64MergeState(state) FROM (SELECT {as_state(sketch.state())} AS state"
         f" UNION ALL SELECT uniqCombined64State(user) FROM ({users}))"
     )
@@ -171,9 +171,9 @@ def test_clickhouse_merges_our_states_with_its_own(
     assert sketch.state() == ascending(merged)
 
 
-def test_clickhouse_estimates_from_the_4096th_value_on_and_we_do_not(clickhouse: Query, tokens: U64) -> None:
+def test_clickhouse_estimates_from_the_4096th_value_on_and_we_do_not(rowbinary: Query, tokens: U64) -> None:
     again = f"(SELECT user FROM {USERS.format(4096)} UNION ALL SELECT 'user-0')"
-    assert clickhouse(f"SELECT uniqCombined64State(user) FROM {again}")[0] == 3
+    assert rowbinary(f"SELECT uniqCombined64State(user) FROM {again}")[0] == 3
     sketch = sketch_of(tokens[:4096], tokens[:1])
     assert sketch.state()[0] == 2
     assert sketch.count() == 4096
@@ -181,9 +181,9 @@ def test_clickhouse_estimates_from_the_4096th_value_on_and_we_do_not(clickhouse:
 
 @pytest.mark.parametrize("n", [4097, 6000, 20_000, 60_000, 131_072, 200_000, 350_000, 600_000, 1_000_000])
 def test_an_estimate_is_within_the_documented_distance_of_clickhouse(
-    clickhouse: Query, tokens: U64, n: int
+    rowbinary: Query, tokens: U64, n: int
 ) -> None:
-    theirs = int.from_bytes(clickhouse(f"SELECT uniqCombined64(user) FROM {USERS.format(n)}"), "little")
+    theirs = int.from_bytes(rowbinary(f"SELECT uniqCombined64(user) FROM {USERS.format(n)}"), "little")
     sketch = sketch_of(tokens[:n])
     assert abs(sketch.count() - theirs) <= theirs * 0.002
     assert abs(sketch.count() - n) <= n * 0.01
@@ -201,18 +201,18 @@ def test_registers_hold_the_highest_rank_of_any_hash(parts: list[tuple[int, int,
     assert sketch_of(np.array(hashes, np.uint64)).state() == registers_by_hand(hashes)
 
 
-def test_a_zero_hash_is_a_value(clickhouse: Query) -> None:
+def test_a_zero_hash_is_a_value(rowbinary: Query) -> None:
     for n in (1, 16, 17, 4096):
         sketch = sketch_of(np.arange(n, dtype=np.uint64))
         assert sketch.count() == n
-        counted = clickhouse(f"SELECT finalizeAggregation({as_state(sketch.state())})")
+        counted = rowbinary(f"SELECT finalizeAggregation({as_state(sketch.state())})")
         assert int.from_bytes(counted, "little") == n
 
 
-def test_the_state_of_an_unused_sketch_is_the_empty_one(clickhouse: Query) -> None:
+def test_the_state_of_an_unused_sketch_is_the_empty_one(rowbinary: Query) -> None:
     assert UniqueSketch().state() == EMPTY_STATE
     assert UniqueSketch().count() == 0
-    assert clickhouse(f"SELECT uniqCombined64State(user) FROM {USERS.format(0)}") == EMPTY_STATE
+    assert rowbinary(f"SELECT uniqCombined64State(user) FROM {USERS.format(0)}") == EMPTY_STATE
 
 
 @pytest.mark.parametrize("n", [3, 100, 5000])
