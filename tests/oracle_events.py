@@ -72,10 +72,9 @@ class RejectedError(Exception):
 def read_event(record: LogRecord, rules: Rules) -> Event:
     """The event in a record, or RejectedError with the reason of the first field that is wrong."""
     raw = read_object(record, rules)
-    version = read_text(raw, "specversion")
-    if version not in ("", "1.0"):
+    if raw.get("specversion") not in (None, "", "1.0"):
         raise RejectedError("field_invalid")
-    cloud = version == "1.0"
+    cloud = raw.get("specversion") == "1.0"
     identity = read_name(raw, "id", "missing_id")
     name = read_name(raw, "type" if cloud else "event_name", "missing_event_name")
     external = read_text(raw, "subject" if cloud else "external_customer_id")
@@ -93,7 +92,7 @@ def read_event(record: LogRecord, rules: Rules) -> Event:
         raise RejectedError("timestamp_too_old")
     properties = raw.get("data" if cloud else "properties")
     properties = {} if properties is None else properties
-    if not isinstance(properties, dict) or (cloud and raw.get("data_base64")):
+    if not isinstance(properties, dict) or (cloud and raw.get("data_base64") not in (None, "")):
         raise RejectedError("properties_invalid")
     return Event(
         tenant,

@@ -206,7 +206,7 @@ FIELD_REJECTS: list[tuple[str, dict[str, Any]]] = [
     ("timestamp_invalid", {"timestamp": "yesterday"}),
     ("timestamp_invalid", {"timestamp": "1969-12-31T23:59:59Z"}),
     ("timestamp_invalid", {"timestamp": 1763899200}),
-    ("field_invalid", {"specversion": "0.3"}),
+    ("field_invalid", {"specversion": "0.3" * 100}),
     ("properties_invalid", {"specversion": "1.0", "type": "call", "subject": "c", "data_base64": "AA=="}),
     ("missing_event_name", {"specversion": "1.0", "event_name": "call", "subject": "c"}),
     ("timestamp_ahead", {"timestamp": "2026-11-23T12:05:00.001Z"}),
