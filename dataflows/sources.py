@@ -1,0 +1,277 @@
+"""Kafka topics as a source: one batch object a poll, offsets as state, and never a silent skip.
+
+KafkaSource(config) -> Stream[RawBatch]; a part is `topic/partition`, of one or several topics.
+
+State of a part: `dataflows.offsets.Position`, in Bytewax's recovery store. On resume it is checked against
+the broker's log, and one that the log can't go on from ends the process with a `SourceError`. A broker that
+is away or restarts is waited for, and reading goes on where it stopped.
+The group's offsets on the broker are for lag tools: one snapshot behind, so never ahead of the recovery store
+but for the last one when the flow ends, and never read.
+`drain` (SIGTERM) and the ends seen at start (`until_end`) end a part; the last epoch then commits.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import ParamSpec, TypeVar, cast
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from typing_extensions import override
+
+from dataflows.kafka_client import PASSING, BrokerWatch, Cluster, KafkaConfig, consumer, describe, unreachable
+from dataflows.offsets import Log, Position, SourceError, Start, first_position, resumed_position
+from dataflows.source_metrics import BYTES, RECORDS
+from schemas.events import RawBatch, Record
+
+__all__ = ["KafkaConfig", "KafkaSource", "SourceConfig", "SourceError", "drain", "install_drain_handler"]
+
+_LOG = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+drain = threading.Event()
+"""Set: every part of every source of this process ends at its next poll."""
+
+
+def install_drain_handler() -> None:
+    """Let SIGTERM set `drain`; by default it would kill the process before its last epoch commits."""
+    signal.signal(signal.SIGTERM, lambda *_: drain.set())
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """What is read, and how."""
+
+    kafka: KafkaConfig
+    topics: tuple[str, ...]
+    start: Start = "earliest"
+    """Where a partition begins that the recovery store does not know."""
+    until_end: bool = False
+    """End each part at the end of its log as seen at start."""
+    batch_messages_max: int = 500
+    """Records of one batch; a poll of 100 to 500 costs least a record (facts of librdkafka: 0.26 us)."""
+    poll_interval_ms: int = 5
+    """A poll that does not fill its batch is followed by the next one after this time. It must stay far below
+    the epoch interval: Bytewax can't end an epoch while a source sleeps."""
+    heartbeat_s: float = 5
+    """An idle part that has been read to its end says so this often, by an empty batch."""
+    clock_skew_s: float = 60
+    """A heartbeat's `progress_ms` is as long before now: what the broker's clock may lag behind ours, and
+    what a record may take to its replicas."""
+
+
+def _logged(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Log what leaves `method`: a cluster of Bytewax processes loses tracebacks."""
+
+    @functools.wraps(method)
+    def logged(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(*args, **kwargs)
+        except StopIteration:
+            raise
+        except SourceError as error:
+            _LOG.error("%s", error)  # the sentence says it all
+            raise
+        except Exception:
+            _LOG.exception("the Kafka source failed")
+            raise
+
+    return logged
+
+
+class KafkaSource(FixedPartitionedSource[RawBatch, bytes]):
+    """Partitions of one or more topics. All topics of a flow belong in one source: a source step that waits
+    holds up the epochs of all others, parts of the same step don't."""
+
+    def __init__(self, config: SourceConfig, now_getter: Callable[[], datetime] = utc_now) -> None:
+        self._config = config
+        self._now_getter = now_getter
+        self._cluster: Cluster | None = None
+
+    @override
+    @_logged
+    def list_parts(self) -> list[str]:
+        partitions = self._describe().partitions
+        return [f"{topic}/{number}" for topic, count in partitions.items() for number in range(count)]
+
+    @override
+    @_logged
+    def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> KafkaPartition:
+        topic, _, number = for_part.rpartition("/")
+        return KafkaPartition(
+            self._config,
+            self._now_getter,
+            self._describe(),
+            topic=topic,
+            partition=int(number),
+            resume_state=resume_state,
+        )
+
+    def _describe(self) -> Cluster:
+        if self._cluster is None:
+            self._cluster = describe(self._config.kafka, self._config.topics)
+        return self._cluster
+
+
+class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
+    """One partition: its own consumer, assigned to it alone."""
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        now_getter: Callable[[], datetime],
+        cluster: Cluster,
+        *,
+        topic: str,
+        partition: int,
+        resume_state: bytes | None,
+    ) -> None:
+        self._config = config
+        self._now_getter = now_getter
+        self._topic, self._partition = topic, partition
+        self._partitions = sum(cluster.partitions.values())
+        self._cluster_id, self._topic_id = cluster.id, cluster.topic_ids[topic]
+        self._watch = BrokerWatch(topic, partition)
+        self._consumer = consumer(config.kafka, self._watch.callbacks())
+        log = self._log()
+        position = (
+            first_position(log, config.start)
+            if resume_state is None
+            else resumed_position(log, Position.decode(resume_state))
+        )
+        self._next_offset = self._watch.next_offset = position.next_offset
+        self._progress_ms = position.progress_ms
+        self._end = log.high
+        self._at_end = False
+        self._committed = self._snapshotted = -1
+        self._awake_at: datetime | None = None
+        self._heartbeat_at = now_getter()
+        labels = (topic, str(partition))
+        self._records, self._bytes = RECORDS.labels(*labels), BYTES.labels(*labels)
+        self._consumer.assign([TopicPartition(topic, partition, self._next_offset)])
+        _LOG.info("%s is read from offset %d of %d", log.name, self._next_offset, log.high)
+
+    @override
+    @_logged
+    def next_batch(self) -> list[RawBatch]:
+        if drain.is_set() or (self._config.until_end and self._next_offset >= self._end):
+            raise StopIteration
+        now = self._now_getter()
+        messages = self._consumer.consume(self._config.batch_messages_max, 0)
+        full = len(messages) == self._config.batch_messages_max
+        self._awake_at = None if full else now + timedelta(milliseconds=self._config.poll_interval_ms)
+        records = self._records_of(messages)
+        if records:
+            return [self._batch(records, now)]
+        if self._at_end and now >= self._heartbeat_at and self._watch.is_heard():
+            return [self._heartbeat(now)]
+        return []
+
+    @override
+    def next_awake(self) -> datetime | None:
+        return self._awake_at
+
+    @override
+    @_logged
+    def snapshot(self) -> bytes:
+        """The position after the last emitted record. What the snapshot before said is committed by now."""
+        self._commit(self._snapshotted)
+        self._snapshotted = self._next_offset
+        return Position(self._next_offset, self._cluster_id, self._topic_id, self._progress_ms).encode()
+
+    @override
+    @_logged
+    def close(self) -> None:
+        self._commit(self._snapshotted)
+        self._consumer.close()
+
+    def _records_of(self, messages: list[Message]) -> Sequence[Record]:
+        """Records to emit, after taking note of what else librdkafka reports among them."""
+        if self._watch.fatal:
+            raise SourceError(f"{self._topic}/{self._partition}: {self._watch.fatal}")
+        reports = [message for message in messages if message.error() is not None]
+        records = cast("Sequence[Record]", messages)
+        if reports:
+            records = [message for message in records if cast("Message", message).error() is None]
+        if records:
+            self._advance(records)
+            self._at_end = False
+        for report in reports:
+            self._take(report, is_last=report is messages[-1])
+        if self._config.until_end and self._next_offset > self._end:
+            self._next_offset = self._watch.next_offset = self._end
+            records = [record for record in records if record.offset() < self._end]
+        return records
+
+    def _advance(self, records: Sequence[Record]) -> None:
+        first, last = records[0].offset(), records[-1].offset()
+        # Gaps are no loss: compaction and transactions leave them.
+        if first < self._next_offset or last - first < len(records) - 1:
+            raise SourceError(
+                f"{self._topic}/{self._partition}: the broker sent records {first} to {last} when asked for"
+                f" {self._next_offset}: its log is not the one read before. Start again to have it checked"
+            )
+        self._next_offset = self._watch.next_offset = last + 1
+
+    def _take(self, report: Message, *, is_last: bool) -> None:
+        error = report.error()
+        assert error is not None  # noqa: S101 - only messages with one come here
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            # Its offset is past the gaps that transactions leave at the end of a log.
+            self._next_offset = self._watch.next_offset = max(self._next_offset, report.offset() or 0)
+            self._at_end = is_last  # else records came after it
+        elif code == KafkaError._AUTO_OFFSET_RESET:
+            raise SourceError(
+                f"{self._topic}/{self._partition}: offset {self._next_offset} is gone from Kafka:"
+                f" {error.str()}. Start again to learn what is lost"
+            )
+        elif code not in PASSING:
+            raise SourceError(f"{self._topic}/{self._partition} can't be read: {error.str()}")
+
+    def _batch(self, records: Sequence[Record], now: datetime) -> RawBatch:
+        self._records.inc(len(records))
+        self._bytes.inc(sum(len(cast("Message", record)) for record in records))
+        # A producer's clock may be years ahead (CreateTime topics); the progress of all must not follow it.
+        limit_ms = _ms(now + timedelta(seconds=self._config.clock_skew_s))
+        self._progress_ms = max(self._progress_ms, min(records[-1].timestamp()[1], limit_ms))
+        self._heartbeat_at = now + timedelta(seconds=self._config.heartbeat_s)
+        return RawBatch(self._topic, self._partition, records, self._progress_ms, self._partitions)
+
+    def _heartbeat(self, now: datetime) -> RawBatch:
+        reached_ms = _ms(now - timedelta(seconds=self._config.clock_skew_s))
+        self._progress_ms = max(self._progress_ms, reached_ms)
+        self._heartbeat_at = now + timedelta(seconds=self._config.heartbeat_s)
+        return RawBatch(self._topic, self._partition, [], self._progress_ms, self._partitions)
+
+    def _commit(self, offset: int) -> None:
+        if offset > self._committed:
+            self._committed = offset
+            at = TopicPartition(self._topic, self._partition, offset)
+            self._consumer.commit(offsets=[at], asynchronous=True)
+
+    def _log(self) -> Log:
+        """What the broker has of this partition now."""
+        config = self._config.kafka
+        name = f"{self._topic}/{self._partition}"
+        try:
+            at = TopicPartition(self._topic, self._partition)
+            low, high = self._consumer.get_watermark_offsets(at, timeout=config.timeout_s)
+        except KafkaException as error:
+            raise unreachable(config, f"the ends of {name}: {self._watch.last_error or error}") from None
+        return Log(name, self._cluster_id, self._topic_id, low, high)
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
