@@ -218,10 +218,12 @@ def _split(values: Sequence[object]) -> tuple[list[int], list[int], list[tuple[i
             integers.append(row)
         elif value is None:
             errors.append((row, Reason.VALUE_MISSING))
+        elif issubclass(kind, str):  # schemas.meters.JsonNumber
+            texts.append(row)
         elif kind in (bool, list, dict):
             errors.append((row, Reason.VALUE_NOT_NUMERIC))
         else:
-            raise TypeError(f"value {row} is a {kind.__name__}: decode JSON numbers with float_hook=str")
+            raise TypeError(f"value {row} is a {kind.__name__}: decode JSON numbers with float_hook=JsonNumber")
     return integers, texts, errors
 
 

@@ -229,7 +229,8 @@ class Ledger:
         """Start of the first subscribed segment with a fee that has not begun. Without a subscription
         a fee is owed only for a period with usage, which begins it."""
         phases = self.state.phases
-        for phase, to_ms in zip(phases, [p.from_ms for p in phases[1:]] + [END_MS], strict=True):
+        for index, phase in enumerate(phases):
+            to_ms = phases[index + 1].from_ms if index + 1 < len(phases) else END_MS
             plan = self.catalog.plans_by_id.get(phase.plan_id) if phase.plan_id else None
             from_ms = max(phase.from_ms, self.state.fees_until_ms)
             if plan is not None and plan.has_fees and from_ms < to_ms:

@@ -1,0 +1,187 @@
+"""The flow, from Kafka to ClickHouse and Redis. Read this first.
+
+    usage-events ─► decode ─► meter ─► shard ─► dedupe ─┬─► usage_events
+                      │         │                       ├─► window ─┬─► usage_windows
+                      ▼         ▼                       │           └─► late_readings
+                     dead_letters ◄─────────────────────┼─► bill ─┬─► usage_charges
+                                ▲                       │         └─► wallets
+    account-events ─► decode_accounts ──────────────────┘
+
+An item is a batch; a key is a shard of customers. Every output is an absolute row with a version, so that
+what a crash repeats changes nothing; a sink acknowledges an epoch before it commits.
+
+Values are read (`meter`) before ids are taken (`dedupe`): an event that a meter can't read must not use up
+its id, or its repaired copy would be dropped as a repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import bytewax.operators as op
+import pyarrow as pa
+from bytewax.dataflow import Dataflow, Stream
+from bytewax.inputs import FixedPartitionedSource
+from bytewax.operators import KeyedStream
+from bytewax.outputs import FixedPartitionedSink
+
+from dataflows.catalogs import read_catalog
+from dataflows.settings import Settings
+from dataflows.sources import KafkaSource, SourceConfig
+from operators.bill import bill
+from operators.bills import BillConfig
+from operators.decode import DecodeConfig, decode
+from operators.decode_accounts import DecodeAccountsConfig, decode_accounts
+from operators.dedupe import DedupeConfig, dedupe
+from operators.meter import meter
+from operators.shard import shard, shard_key
+from operators.window import WindowConfig, window
+from operators.window_state import WindowedMeter
+from schemas.catalog import Catalog
+from schemas.events import RawBatch, Reject
+from schemas.usage import Slice
+from schemas.wallets import WalletRow
+from sinks.clickhouse import ClickHouseConfig
+from sinks.dead_letter_topic import DeadLetterTopicSink
+from sinks.dead_letters import dead_letters, reject_rows
+from sinks.late_readings import late_readings
+from sinks.usage_charges import usage_charges
+from sinks.usage_events import usage_events
+from sinks.usage_windows import usage_windows
+from sinks.wallets import RedisConfig, WalletsSink
+
+RawSource = FixedPartitionedSource[RawBatch, Any]
+RowSink = FixedPartitionedSink[pa.RecordBatch, Any]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where records come from."""
+
+    usage: RawSource
+    accounts: RawSource
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """Where results go: one a table or store, named like it."""
+
+    usage_events: RowSink
+    usage_windows: RowSink
+    late_readings: RowSink
+    usage_charges: RowSink
+    dead_letters: RowSink
+    dead_letter_topic: FixedPartitionedSink[list[Reject], Any]
+    wallets: FixedPartitionedSink[list[WalletRow], Any]
+
+
+def build_flow(
+    catalog: Catalog,
+    settings: Settings,
+    sources: Sources,
+    sinks: Sinks,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Dataflow:
+    """The flow over any sources and sinks. Opens nothing."""
+    shards = settings.shards
+    flow = Dataflow("metering")
+
+    usage = op.input("usage", flow, sources.usage)
+    decoded = decode("decode", usage, _decode_config(settings))
+    metered = meter("meter", decoded.events, meters=catalog.meters)
+    slices = shard("shard", metered.metered, shards=shards)
+    counted = dedupe("dedupe", slices, config=DedupeConfig(settings.dedupe_horizon_s, settings.dedupe_ids_max))
+    op.output("usage_events", op.filter_map_value("events", counted, _events), sinks.usage_events)
+
+    windows = [WindowedMeter.of(m) for m in catalog.meters]
+    windowed = window("window", counted, config=WindowConfig(windows, settings.window_flush_ms), now=now)
+    op.output("usage_windows", windowed.upserts, sinks.usage_windows)
+    op.output("late_readings", windowed.late, sinks.late_readings)
+
+    accounts = op.input("accounts", flow, sources.accounts)
+    account_config = DecodeAccountsConfig(shards, settings.event_bytes_max)
+    moved = decode_accounts("decode_accounts", accounts, config=account_config)
+    bill_config = BillConfig(
+        catalog, settings.wallet_flush_ms, charge_flush_ms=settings.window_flush_ms, shards=shards
+    )
+    billed = bill("bill", counted, moved.slices, config=bill_config, now=now)
+    op.output("usage_charges", billed.charges, sinks.usage_charges)
+    op.output("wallets", billed.wallets, sinks.wallets)
+
+    contradictions = op.map("contradictions", billed.rejects, lambda item: item[1])
+    rejects = op.merge("rejects", decoded.rejects, metered.rejects, moved.rejects, contradictions)
+    dead = _by_partition(rejects, shards)
+    op.output("dead_letters", op.map_value("reject_rows", dead, reject_rows), sinks.dead_letters)
+    op.output("dead_letter_topic", dead, sinks.dead_letter_topic)
+    return flow
+
+
+def flow() -> Dataflow:
+    """The flow that the environment's settings describe: `python -m bytewax.run dataflows.metering:flow()`."""
+    settings = Settings.load()
+    return build_flow(
+        read_catalog(settings.catalog), settings, kafka_sources(settings), store_sinks(settings)
+    )
+
+
+def kafka_sources(settings: Settings, *, until_end: bool = False) -> Sources:
+    """Both topics of a Kafka cluster.
+
+    :arg until_end: Stop at the end that each partition has at start.
+    """
+    return Sources(
+        KafkaSource(_source_config(settings, settings.usage_topic, until_end)),
+        KafkaSource(_source_config(settings, settings.account_topic, until_end)),
+    )
+
+
+def store_sinks(settings: Settings) -> Sinks:
+    """ClickHouse, Redis and the dead-letter topic."""
+    shards = settings.shards
+    store = ClickHouseConfig(
+        settings.clickhouse_url,
+        insert_rows_max=settings.clickhouse_insert_rows_max,
+        insert_interval_ms=settings.clickhouse_insert_interval_ms,
+        retry_deadline_s=settings.clickhouse_retry_s,
+        receive_timeout_s=settings.clickhouse_timeout_s,
+    )
+    options = {**settings.kafka_options, "bootstrap.servers": settings.kafka_brokers}
+    redis = RedisConfig(
+        settings.redis_url, timeout_s=settings.redis_timeout_s, drain_s=settings.redis_drain_s
+    )
+    return Sinks(
+        usage_events=usage_events(store, shards, settings.usage_topic),
+        usage_windows=usage_windows(store, shards),
+        late_readings=late_readings(store, shards),
+        usage_charges=usage_charges(store, shards),
+        dead_letters=dead_letters(store, shards),
+        dead_letter_topic=DeadLetterTopicSink(options, settings.dead_letter_topic, shards),
+        wallets=WalletsSink(redis, shards),
+    )
+
+
+def _decode_config(settings: Settings) -> DecodeConfig:
+    return DecodeConfig(
+        event_bytes_max=settings.event_bytes_max,
+        ahead_max_s=settings.event_ahead_max_s,
+        age_max_d=settings.event_age_max_d,
+    )
+
+
+def _events(piece: Slice) -> pa.RecordBatch | None:
+    return piece.events if len(piece) else None
+
+
+def _by_partition(rejects: Stream[Reject], shards: int) -> KeyedStream[list[Reject]]:
+    """Rejects keyed for a sink that knows shards only: by partition, so that each keeps its order."""
+
+    def key(found: list[Reject]) -> list[tuple[str, list[Reject]]]:
+        by_key: dict[str, list[Reject]] = {}
+        for reject in found:
+            by_key.setdefault(shard_key(reject.partition % shards), []).append(reject)
+        return list(by_key.items())
+
+    return op.flat_map_batch("by_partition", rejects, key)
