@@ -221,7 +221,7 @@ class Workload:
             for customer, chance in zip(self._names, random.random(self.customers).tolist(), strict=True):
                 yield self._account(tenant, customer, "credit_granted", f"{50 + int(chance * 450)}.00")
                 if chance < 0.05:
-                    yield self._account(tenant, customer, "debit", f"{chance * 100:.2f}")
+                    yield self._account(tenant, customer, "debit", f"{1 + chance * 100:.2f}")
                 if chance > 0.95:
                     yield self._account(tenant, customer, "invoice_issued", "12.34")
                 if chance > 0.97:

@@ -14,6 +14,7 @@ import pytest
 
 from dataflows.truth import Money, Truth, Usage
 from dataflows.workload import FORMS, Kind, Produced, Workload, workload_catalog
+from schemas.accounts import parse_account_event
 from schemas.catalog import load_catalog
 from schemas.events import Reason
 from tests.oracle import Expected, LogRecord, Rules, expected
@@ -174,9 +175,15 @@ def test_the_catalog_is_a_valid_one() -> None:
 def test_every_customer_starts_with_a_credit(truth: Truth) -> None:
     wallets = truth.wallets()
     assert len(wallets) == 3 * 50
-    assert all(wallet.balance >= Decimal(45) for wallet in wallets.values())
-    ids = [event.value for event in workload().account_events()]
-    assert len(set(ids)) == len(ids)
+    assert all(wallet.balance >= Decimal(44) for wallet in wallets.values())
+
+
+def test_account_events_are_such_as_the_schema_reads_and_none_comes_twice() -> None:
+    read = [parse_account_event(event.value, append_ms=0) for event in workload().account_events()]
+    assert {event.type for event in read} == {"credit_granted", "debit", "invoice_issued", "invoice_paid"}
+    assert len({(event.tenant_id, event.id) for event in read}) == len(read)
+    invoiced = {event.period_start for event in read if event.type == "invoice_issued"}
+    assert invoiced == {datetime(2026, 9, 1, tzinfo=UTC)}, "of a month without usage of this workload"
 
 
 def test_more_tenants_than_there_are_names_for_is_refused() -> None:
