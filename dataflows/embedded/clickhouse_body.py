@@ -6,11 +6,12 @@ grow past the limit is refused before it has grown.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pyarrow as pa
 
-from dataflows.embedded.clickhouse_sql import Refused
+from dataflows.embedded.clickhouse_sql import RefusedError
 
 REQUEST_BYTES_MAX = 256 << 20
 """A body, as sent and as decompressed; past it the request is refused with status 413 and code 307."""
@@ -36,7 +37,7 @@ def read_body(request: BaseHTTPRequestHandler, *, keep: bool = True) -> bytes:
     return b"".join(parts)
 
 
-def body_parts(request: BaseHTTPRequestHandler):  # type: ignore[no-untyped-def]
+def body_parts(request: BaseHTTPRequestHandler) -> Iterator[bytes]:
     if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
         while left := int(request.rfile.readline(64).partition(b";")[0], 16):
             yield from pieces(request, left)
@@ -46,7 +47,7 @@ def body_parts(request: BaseHTTPRequestHandler):  # type: ignore[no-untyped-def]
         yield from pieces(request, int(request.headers.get("Content-Length") or 0))
 
 
-def pieces(request: BaseHTTPRequestHandler, left: int):  # type: ignore[no-untyped-def]
+def pieces(request: BaseHTTPRequestHandler, left: int) -> Iterator[bytes]:
     while left:
         part = request.rfile.read(min(left, READ_BYTES))
         if not part:
@@ -60,7 +61,7 @@ def decompress(body: bytes, encoding: str) -> bytes:
     if name in ("", "identity") or not body:
         return body
     if name not in CODECS:
-        raise Refused(432, f"Unknown compression method {name}", "UNKNOWN_COMPRESSION_METHOD")
+        raise RefusedError(432, f"Unknown compression method {name}", "UNKNOWN_COMPRESSION_METHOD")
     parts = []
     size = 0
     with pa.CompressedInputStream(pa.BufferReader(body), name) as stream:
@@ -83,5 +84,5 @@ def compress(content: bytes, accepted: list[str]) -> tuple[bytes, str | None]:
     return sink.getvalue().to_pybytes(), encoding
 
 
-def too_large() -> Refused:
-    return Refused(307, f"The request is over {REQUEST_BYTES_MAX} bytes", "TOO_MANY_BYTES")
+def too_large() -> RefusedError:
+    return RefusedError(307, f"The request is over {REQUEST_BYTES_MAX} bytes", "TOO_MANY_BYTES")

@@ -1,4 +1,4 @@
-"""One HTTP request to the embedded ClickHouse: authenticate, read the body, run, answer.
+"""One HTTP request to the embedded ClickHouse: authenticate, read, run, answer.
 
 in: GET or POST / with the query in ?query= or the body, settings and param_* in the URL, credentials in
 X-ClickHouse-User/-Key, Basic auth or the URL. out: rows, or ClickHouse's error text, code header and status.
@@ -15,37 +15,20 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterable
-from email.message import Message
-from email.parser import BytesParser
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from dataflows.embedded.clickhouse_body import compress, decompress, read_body
-from dataflows.embedded.clickhouse_sql import (
-    STREAMS,
-    Refused,
-    insert_of,
-    joined,
-    refuse_host_access,
-    result_format,
-)
+from dataflows.embedded.clickhouse_body import compress, read_body
+from dataflows.embedded.clickhouse_request import Request
+from dataflows.embedded.clickhouse_sql import STREAMS, RefusedError
 
 if TYPE_CHECKING:
-    from dataflows.embedded.clickhouse import Server, Session, User
+    from dataflows.embedded.clickhouse import Server, User
 
-RESERVED = frozenset(
-    """query database default_format user password quota_key session_id session_timeout session_check query_id
-    wait_end_of_query buffer_size compress decompress client_protocol_version stacktrace role close_session
-    send_progress_in_http_headers http_headers_progress_interval_ms enable_http_compression add_http_cors_header
-    http_zlib_compression_level network_compression_method cancel_http_readonly_queries_on_client_close""".split()
-)
-"""Parameters of the protocol; every other one is a setting."""
-
-STREAMED = frozenset(
-    "Native TabSeparated TSV CSV RowBinary JSONEachRow JSONCompactEachRow JSONLines NDJSON".split()
-)
+STREAMED = frozenset("Native TabSeparated TSV CSV RowBinary JSONEachRow JSONCompactEachRow NDJSON".split())  # noqa: SIM905
 """Formats whose chunks, one after another, are the whole result."""
 
 STATUS = {
@@ -68,69 +51,6 @@ SESSION_TIMEOUT_S = 60.0
 Headers = list[tuple[str, str]]
 
 
-class Request:
-    """What a request says: user, query, settings, bound values, external tables."""
-
-    def __init__(self, handler: Handler, url_parameters: dict[str, str], user_name: str, user: User) -> None:
-        self.user_name, self.user = user_name, user
-        self.parameters = url_parameters
-        self.external: list[tuple[str, str, str, bytes]] = []
-        self.id = url_parameters.get("query_id") or str(uuid.uuid4())
-        if "1" in (url_parameters.get("compress"), url_parameters.get("decompress")):
-            raise Refused(
-                48, "Native compressed frames are not served: use HTTP compression", "NOT_IMPLEMENTED"
-            )
-        body = decompress(read_body(handler), handler.headers.get("Content-Encoding", ""))
-        content_type = handler.headers.get("Content-Type", "")
-        if content_type.startswith("multipart/form-data"):
-            self._read_form(content_type, body)
-            body = b""
-        query = self.parameters.get("query", "").encode("utf-8", "surrogateescape")
-        self.insert = insert_of(query, body)
-        self.sql = self.insert.statement.encode() if self.insert else joined(query, body)
-        refuse_host_access(self.sql, readonly=user.readonly)
-        default = self.parameters.get("default_format") or handler.headers.get("X-ClickHouse-Format")
-        self.format = None if self.insert else result_format(self.sql, default or "TabSeparated")
-        self.database = self.parameters.get("database") or handler.headers.get("X-ClickHouse-Database")
-        self.settings = {
-            name: value
-            for name, value in self.parameters.items()
-            if name not in RESERVED and not name.startswith("param_") and re.fullmatch(r"\w+", name)
-        }
-        self.values = {
-            k.removeprefix("param_"): v for k, v in self.parameters.items() if k.startswith("param_")
-        }
-        accepted = handler.headers.get("Accept-Encoding", "") if self.on("enable_http_compression") else ""
-        self.encodings = [name.partition(";")[0].strip() for name in accepted.split(",")]
-        self.readonly = 1 if user.readonly else 2 if handler.command == "GET" and not self.session_id else 0
-
-    @property
-    def session_id(self) -> str | None:
-        return self.parameters.get("session_id")
-
-    def on(self, name: str) -> bool:
-        return self.parameters.get(name) == "1"
-
-    def _read_form(self, content_type: str, body: bytes) -> None:
-        """Fields are parameters; files are external tables, described by `<name>_structure` and `_format`."""
-        form = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
-        parts: list[Message[str, str]] = form.get_payload() if form.is_multipart() else []  # type: ignore[assignment]
-        files = []
-        for part in parts:
-            name = str(part.get_param("name", header="content-disposition"))
-            content = part.get_payload(decode=True)
-            assert isinstance(content, bytes)
-            if part.get_filename():
-                files.append((name, content))
-            else:
-                self.parameters[name] = content.decode("utf-8", "surrogateescape")
-        for name, content in files:
-            structure = self.parameters.pop(f"{name}_structure", None) or self.parameters.pop(
-                f"{name}_types", ""
-            )
-            self.external.append((name, structure, self.parameters.pop(f"{name}_format", "TSV"), content))
-
-
 class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
@@ -146,20 +66,20 @@ class Handler(BaseHTTPRequestHandler):
             parameters = dict(parse_qsl(url.query, keep_blank_values=True))
             try:
                 name, user = self._authenticated(parameters)
-            except Refused:
+            except RefusedError:
                 read_body(self, keep=False)
                 raise
             if url.path != "/":
                 read_body(self, keep=False)
                 return self._answer(404, f"There is no handle {url.path}\n".encode())
-            request = Request(self, parameters, name, user)
+            request = Request(self, parameters, name, readonly=user.readonly)
             return self._run(request) if request.sql.strip() else self._answer(200, b"Ok.\n")
         except ConnectionError:
             self.close_connection = True
         except Exception as error:  # whatever the engine says is the client's to read
             self._fail(str(error))
 
-    do_POST = do_PUT = do_HEAD = do_GET
+    do_POST = do_HEAD = do_GET  # noqa: N815 - the names are http.server's
 
     def _authenticated(self, parameters: dict[str, str]) -> tuple[str, User]:
         """Name and user of the request's credentials; the body has not been read yet."""
@@ -175,16 +95,11 @@ class Handler(BaseHTTPRequestHandler):
             message = (
                 f"{name}: Authentication failed: password is incorrect, or there is no user with such name"
             )
-            raise Refused(516, message, "AUTHENTICATION_FAILED")
+            raise RefusedError(516, message, "AUTHENTICATION_FAILED")
         return name, user
 
     def _run(self, request: Request) -> None:
-        session: Session | None = None
-        if request.session_id:
-            timeout_s = float(request.parameters.get("session_timeout") or SESSION_TIMEOUT_S)
-            session = self.server.engine.session(request.user_name, request.session_id, timeout_s)
-        connection = session.connection if session else self.server.engine.connect()
-        try:
+        with self._connection(request) as connection:
             prepare(connection, request)
             head = [
                 ("X-ClickHouse-Query-Id", request.id),
@@ -198,18 +113,30 @@ class Handler(BaseHTTPRequestHandler):
                 self._stream(connection, request, head)
             else:
                 self._whole(connection, request, head)
-        finally:
-            if session:
+
+    @contextmanager
+    def _connection(self, request: Request) -> Iterator[Any]:
+        """A connection of this request's own, or the one of its session, which nobody else uses meanwhile."""
+        engine = self.server.engine
+        if request.session_id is None:
+            with engine.connect() as connection:
+                yield connection
+        else:
+            timeout_s = float(request.parameters.get("session_timeout") or SESSION_TIMEOUT_S)
+            session = engine.session(request.user, request.session_id, timeout_s)
+            try:
+                yield session.connection
+            finally:
                 session.lock.release()
-            else:
-                connection.close()
 
     def _whole(self, connection: Any, request: Request, head: Headers) -> None:
         started_ns = time.perf_counter_ns()
         summary = dict.fromkeys(("read_rows", "read_bytes", "written_rows", "written_bytes"), 0)
         content = b""
         if request.insert and not (request.insert.format == "Values" and request.values):
-            done = insert(connection, request.insert.statement, request.insert.format, request.insert.data)
+            done = insert(
+                connection, request.insert.statement.decode(), request.insert.format, request.insert.data
+            )
             summary |= {"written_rows": done.rows_written, "written_bytes": done.bytes_written}
         else:
             # Inline VALUES with bound values: the one INSERT with data that query() reads to its end.
@@ -259,7 +186,8 @@ class Handler(BaseHTTPRequestHandler):
         found = re.search(r"Code: (\d+)", message)
         code = int(found[1]) if found else 1001
         text = message[found.start() :] if found else f"Code: 1001. DB::Exception: {message}. (STD_EXCEPTION)"
-        content = f"{text.strip()} (version {self.server.engine.version})\n".encode()
+        version = f" (version {self.server.engine.version})"
+        content = f"{text.strip().removesuffix(version)}{version}\n".encode()
         self._answer(STATUS.get(code, 500), content, [("X-ClickHouse-Exception-Code", str(code))])
 
     def _answer(
@@ -295,9 +223,10 @@ def prepare(connection: Any, request: Request) -> None:
         connection.query("SET readonly = 1")
     for name, value in request.settings.items():
         connection.query(f"SET {name} = {quoted(value, chr(39))}")
-    for name, structure, data_format, content in request.external:
-        connection.query(f"CREATE TEMPORARY TABLE {quoted(name, '`')} ({structure})")
-        insert(connection, f"INSERT INTO {quoted(name, '`')}", data_format, content)
+    for table in request.external:
+        name = quoted(table.name, "`")
+        connection.query(f"CREATE TEMPORARY TABLE {name} ({table.structure})")
+        insert(connection, f"INSERT INTO {name}", table.format, table.content)
     if request.readonly == 2:
         connection.query("SET readonly = 2")
 

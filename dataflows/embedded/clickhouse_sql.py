@@ -13,31 +13,35 @@ from dataclasses import dataclass
 HEAD_BYTES_MAX = 64 << 10
 """An INSERT's statement, its column list included; a longer one is refused."""
 
-SPACE = rb"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)"
+SPACE = rb"(?:\s|(?:--|#)[^\n]*(?:\n|\Z)|/\*.*?\*/)"
 NAME = rb"(?:`[^`\\]*`|\"[^\"\\]*\"|\w+)"
-IS_INSERT = re.compile(rb"\A" + SPACE + rb"*(?:INSERT\b|WITH\b.*\bINSERT\s+INTO\b)", re.I | re.S)
+IS_INSERT = re.compile(
+    rb"\A" + SPACE + rb"*(?:INSERT\b|WITH\b.*\bINSERT\s+INTO\b)", re.IGNORECASE | re.DOTALL
+)
+COLUMNS = rb"\((?:[^()`\"']|`[^`\\]*`|\"[^\"\\]*\")*\)"
 INSERT_HEAD = re.compile(
     rb"\A" + SPACE + rb"*(?P<statement>INSERT\s+INTO\s+(?:TABLE\s+)?" + NAME + rb"(?:\s*\.\s*" + NAME + rb")?"
-    rb"\s*(?:\((?:[^()`\"']|`[^`\\]*`|\"[^\"\\]*\")*\))?\s*(?:SETTINGS\s+[^()]*?)?)"
-    rb"\s*\b(?:FORMAT\s+(?P<format>\w+)[ \t]*;?\r?\n?|(?P<values>VALUES)\b|(?P<select>(?:SELECT|WITH)\b|\())",
-    re.I | re.S,
+    rb"\s*(?:" + COLUMNS + rb")?\s*(?:SETTINGS\s+[^()]*?)?)\s*"
+    rb"(?:(?<!\w)FORMAT\s+(?P<format>\w+)[ \t]*;?\r?\n?|(?<!\w)VALUES\b"
+    rb"|(?P<select>(?<!\w)(?:SELECT|WITH)\b|\())",
+    re.IGNORECASE | re.DOTALL,
 )
-READS_DATA = re.compile(rb"\bFORMAT\s+\w|\binput\s*\(", re.I)
+READS_DATA = re.compile(rb"\bFORMAT\s+\w|\binput\s*\(", re.IGNORECASE)
 GIVES_RESULT = re.compile(
     rb"\A(?:" + SPACE + rb"|\()*(?:SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|CHECK|FROM|VALUES)\b",
-    re.I | re.S,
+    re.IGNORECASE | re.DOTALL,
 )
-STREAMS = re.compile(rb"\A(?:" + SPACE + rb"|\()*(?:SELECT|WITH|FROM)\b", re.I | re.S)
+STREAMS = re.compile(rb"\A(?:" + SPACE + rb"|\()*(?:SELECT|WITH|FROM)\b", re.IGNORECASE | re.DOTALL)
 """The engine gives the results of other statements (EXISTS, SHOW, ...) only whole."""
-RESULT_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*(?:SETTINGS\b[^;]*)?;?\s*\Z", re.I)
+RESULT_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*(?:SETTINGS\b[^;]*)?;?\s*\Z", re.IGNORECASE)
 
-HOST_FILES = re.compile(rb"\b(?:OUTFILE|INFILE)\b", re.I)
-HOST_READERS = re.compile(rb"\b(?:file|python)\b", re.I)
-KAFKA_ENGINE = re.compile(rb"\bENGINE\s*=?\s*Kafka\b", re.I)
-ESCAPE = re.compile(rb"\\x([0-9a-f]{2})", re.I)
+HOST_FILES = re.compile(rb"\b(?:OUTFILE|INFILE)\b", re.IGNORECASE)
+HOST_READERS = re.compile(rb"\b(?:file|python)\b", re.IGNORECASE)
+KAFKA_ENGINE = re.compile(rb"\bENGINE\s*=?\s*Kafka\b", re.IGNORECASE)
+ESCAPE = re.compile(rb"\\x([0-9a-f]{2})", re.IGNORECASE)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request this server turns down itself, as an error of ClickHouse: code, sentence, name."""
 
     def __init__(self, code: int, message: str, name: str) -> None:
@@ -48,7 +52,7 @@ class Refused(Exception):
 class Insert:
     """`statement` without its FORMAT clause, as chdb's send_insert wants it, and the data's bytes."""
 
-    statement: str
+    statement: bytes
     format: str
     data: bytes
 
@@ -60,17 +64,17 @@ def insert_of(query: bytes, body: bytes) -> Insert | None:
         return None
     head = INSERT_HEAD.match(query)
     if head and not head["select"] and not query[head.end() :].strip():
-        return Insert(head["statement"].decode(), (head["format"] or b"Values").decode(), body)
+        return Insert(head["statement"], (head["format"] or b"Values").decode(), body)
     head = INSERT_HEAD.match(sql, 0, HEAD_BYTES_MAX)
     if head is None:
-        raise Refused(
+        raise RefusedError(
             62, "Only INSERT INTO table (columns) FORMAT, VALUES and SELECT are served", "SYNTAX_ERROR"
         )
     if head["select"]:
         if READS_DATA.search(sql, head.start("select")):
-            raise Refused(48, "INSERT SELECT with FORMAT or input() is not served", "NOT_IMPLEMENTED")
+            raise RefusedError(48, "INSERT SELECT with FORMAT or input() is not served", "NOT_IMPLEMENTED")
         return None
-    return Insert(head["statement"].decode(), (head["format"] or b"Values").decode(), sql[head.end() :])
+    return Insert(head["statement"], (head["format"] or b"Values").decode(), sql[head.end() :])
 
 
 def joined(query: bytes, body: bytes) -> bytes:
@@ -92,12 +96,12 @@ def refuse_host_access(sql: bytes, *, readonly: bool) -> None:
     name appears (`APPLY(file)`, `arrayMap(file, …)`, `\\x66ile`). A value with that word can be bound.
     """
     if HOST_FILES.search(sql):
-        raise Refused(48, "INTO OUTFILE and FROM INFILE are not served", "NOT_IMPLEMENTED")
+        raise RefusedError(48, "INTO OUTFILE and FROM INFILE are not served", "NOT_IMPLEMENTED")
     if KAFKA_ENGINE.search(sql):
         # CREATE fails and leaves a table behind that makes the directory impossible to open.
-        raise Refused(48, "The Kafka engine does not work in chdb", "NOT_IMPLEMENTED")
+        raise RefusedError(48, "The Kafka engine does not work in chdb", "NOT_IMPLEMENTED")
     if readonly:
         plain = ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), sql)
         if HOST_READERS.search(sql) or HOST_READERS.search(plain):
             message = "The words file and python are refused to a read-only user: bind them as a parameter"
-            raise Refused(497, message, "ACCESS_DENIED")
+            raise RefusedError(497, message, "ACCESS_DENIED")
