@@ -223,7 +223,9 @@ def _split(values: Sequence[object]) -> tuple[list[int], list[int], list[tuple[i
         elif kind in (bool, list, dict):
             errors.append((row, Reason.VALUE_NOT_NUMERIC))
         else:
-            raise TypeError(f"value {row} is a {kind.__name__}: decode JSON numbers with float_hook=JsonNumber")
+            raise TypeError(
+                f"value {row} is a {kind.__name__}: decode JSON numbers with float_hook=JsonNumber"
+            )
     return integers, texts, errors
 
 

@@ -107,8 +107,8 @@ class UniqueSketch:
     def count(self) -> int:
         """Distinct values: exact up to 4096, above that Ertl's estimate from the registers.
 
-        ClickHouse corrects its estimate by a table of measured biases instead: the two differ by up to 0.2 %
-        of the count, and either is off from the truth by 0.2 to 0.3 % (rms).
+        ClickHouse corrects its estimate by a table of measured biases instead: the two differ by up to 0.16 %
+        of the count (most near 150,000), and either is off from the truth by 0.2 to 0.35 % (rms).
         """
         if self._state is not None:
             if self._state[0] == _LARGE:

@@ -27,6 +27,7 @@ from schemas.arrow import QUANTITY
 from schemas.events import Reason
 from schemas.usage import I64, U64
 
+PATIENT = settings(deadline=None)  # a process's first call of Arrow's kernels takes 0.4 s
 ROOMY = Context(prec=4000, rounding=ROUND_HALF_EVEN)
 LIMIT = 10**18
 KEYS = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), max_size=60)
@@ -84,7 +85,7 @@ TEXTS = st.one_of(
 OTHERS: st.SearchStrategy[object] = st.sampled_from([None, True, False, [], {}])
 
 
-@settings(deadline=None)  # a process's first call of Arrow's kernels takes 0.4 s
+@PATIENT
 @given(
     st.one_of(st.lists(NUMBERS), st.lists(TEXTS), st.lists(st.one_of(NUMBERS, TEXTS, OTHERS), max_size=12))
 )
@@ -190,6 +191,7 @@ def test_a_column_outlives_the_limbs_it_was_made_of() -> None:
     assert sum(made.to_pylist()) == 3000
 
 
+@PATIENT
 @given(st.lists(st.integers(1 - 10**38, 10**38 - 1), max_size=8))
 def test_separate_limbs_become_a_column(units: list[int]) -> None:
     made = from_limbs(*split(units))
@@ -212,11 +214,13 @@ def test_limbs_are_of_quantities_without_nulls() -> None:
     assert join(*limbs(column())) == []
 
 
+@PATIENT
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-(10**7), 10**7)))
 def test_whole_numbers_scale(values: list[int]) -> None:
     assert join(*from_integers(np.array(values, np.int64))) == [v * 10**12 for v in values]
 
 
+@PATIENT
 @given(st.lists(st.tuples(INT128, INT128)))
 def test_adding_is_exact_or_an_error(pairs: list[tuple[int, int]]) -> None:
     a, b = split([x for x, _ in pairs]), split([y for _, y in pairs])
@@ -228,6 +232,7 @@ def test_adding_is_exact_or_an_error(pairs: list[tuple[int, int]]) -> None:
             add(*a, *b)
 
 
+@PATIENT
 @given(st.lists(st.tuples(st.integers(0, 4), INT128 | st.integers(-(10**30), 10**30)), max_size=40))
 def test_grouped_sums_are_exact_or_an_error(rows: list[tuple[int, int]]) -> None:
     expected: dict[int, int] = {}
@@ -256,6 +261,7 @@ def test_a_group_has_a_row(starts: list[int]) -> None:
         sum_by_group(*split([1, 2, 3]), np.array(starts, np.intp))
 
 
+@PATIENT
 @given(KEYS)
 def test_groups_keep_the_order_of_their_rows(keys: list[int]) -> None:
     order, starts, unique = group(np.array(keys, np.uint64))
@@ -266,6 +272,7 @@ def test_groups_keep_the_order_of_their_rows(keys: list[int]) -> None:
     ]
 
 
+@PATIENT
 @given(KEYS, KEYS)
 def test_keys_are_located_where_they_are_or_belong(have: list[int], want: list[int]) -> None:
     keys = np.unique(np.array(have, np.uint64))

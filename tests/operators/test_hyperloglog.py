@@ -201,6 +201,14 @@ def test_registers_hold_the_highest_rank_of_any_hash(parts: list[tuple[int, int,
     assert sketch_of(np.array(hashes, np.uint64)).state() == registers_by_hand(hashes)
 
 
+@pytest.mark.parametrize("n", [2, 16, 17, 200, 4096])
+def test_a_state_in_another_order_is_put_in_ours(tokens: U64, n: int) -> None:
+    ours = sketch_of(tokens[:n]).state()
+    arrived = ours[: -8 * n] + tokens[:n].tobytes()
+    assert arrived != ours
+    assert UniqueSketch.from_state(arrived).state() == ours
+
+
 def test_a_zero_hash_is_a_value(rowbinary: Query) -> None:
     for n in (1, 16, 17, 4096):
         sketch = sketch_of(np.arange(n, dtype=np.uint64))
