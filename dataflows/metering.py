@@ -16,7 +16,7 @@ its id, or its repaired copy would be dropped as a repeat.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -30,7 +30,7 @@ from bytewax.outputs import FixedPartitionedSink
 
 from dataflows.catalogs import read_catalog
 from dataflows.settings import Settings
-from dataflows.sources import KafkaSource, SourceConfig
+from dataflows.sources import KafkaConfig, KafkaSource, SourceConfig
 from operators.bill import bill
 from operators.bills import BillConfig
 from operators.decode import DecodeConfig, decode
@@ -74,7 +74,7 @@ class Sinks:
     late_readings: RowSink
     usage_charges: RowSink
     dead_letters: RowSink
-    dead_letter_topic: FixedPartitionedSink[list[Reject], Any]
+    dead_letter_topic: FixedPartitionedSink[Sequence[Reject], Any]
     wallets: FixedPartitionedSink[list[WalletRow], Any]
 
 
@@ -93,7 +93,8 @@ def build_flow(
     decoded = decode("decode", usage, _decode_config(settings))
     metered = meter("meter", decoded.events, meters=catalog.meters)
     slices = shard("shard", metered.metered, shards=shards)
-    counted = dedupe("dedupe", slices, config=DedupeConfig(settings.dedupe_horizon_s, settings.dedupe_ids_max))
+    horizon = DedupeConfig(settings.dedupe_horizon_s, settings.dedupe_ids_max)
+    counted = dedupe("dedupe", slices, config=horizon)
     op.output("usage_events", op.filter_map_value("events", counted, _events), sinks.usage_events)
 
     windows = [WindowedMeter.of(m) for m in catalog.meters]
@@ -120,7 +121,7 @@ def build_flow(
 
 
 def flow() -> Dataflow:
-    """The flow that the environment's settings describe: `python -m bytewax.run dataflows.metering:flow()`."""
+    """The flow of the environment's settings: `python -m bytewax.run "dataflows.metering:flow()"`."""
     settings = Settings.load()
     return build_flow(
         read_catalog(settings.catalog), settings, kafka_sources(settings), store_sinks(settings)
@@ -133,8 +134,21 @@ def kafka_sources(settings: Settings, *, until_end: bool = False) -> Sources:
     :arg until_end: Stop at the end that each partition has at start.
     """
     return Sources(
-        KafkaSource(_source_config(settings, settings.usage_topic, until_end)),
-        KafkaSource(_source_config(settings, settings.account_topic, until_end)),
+        KafkaSource(source_config(settings, settings.usage_topic, until_end=until_end)),
+        KafkaSource(source_config(settings, settings.account_topic, until_end=until_end)),
+    )
+
+
+def source_config(settings: Settings, topic: str, *, until_end: bool) -> SourceConfig:
+    """How one topic is read."""
+    kafka = KafkaConfig(
+        brokers=settings.kafka_brokers,
+        group=settings.kafka_group,
+        options=settings.kafka_options,
+        timeout_s=settings.kafka_timeout_s,
+    )
+    return SourceConfig(
+        kafka=kafka, topics=(topic,), until_end=until_end, batch_messages_max=settings.poll_messages_max
     )
 
 
@@ -142,7 +156,7 @@ def store_sinks(settings: Settings) -> Sinks:
     """ClickHouse, Redis and the dead-letter topic."""
     shards = settings.shards
     store = ClickHouseConfig(
-        settings.clickhouse_url,
+        url=settings.clickhouse_url,
         insert_rows_max=settings.clickhouse_insert_rows_max,
         insert_interval_ms=settings.clickhouse_insert_interval_ms,
         retry_deadline_s=settings.clickhouse_retry_s,
@@ -150,7 +164,7 @@ def store_sinks(settings: Settings) -> Sinks:
     )
     options = {**settings.kafka_options, "bootstrap.servers": settings.kafka_brokers}
     redis = RedisConfig(
-        settings.redis_url, timeout_s=settings.redis_timeout_s, drain_s=settings.redis_drain_s
+        url=settings.redis_url, timeout_s=settings.redis_timeout_s, drain_s=settings.redis_drain_s
     )
     return Sinks(
         usage_events=usage_events(store, shards, settings.usage_topic),
@@ -175,10 +189,10 @@ def _events(piece: Slice) -> pa.RecordBatch | None:
     return piece.events if len(piece) else None
 
 
-def _by_partition(rejects: Stream[Reject], shards: int) -> KeyedStream[list[Reject]]:
+def _by_partition(rejects: Stream[Reject], shards: int) -> KeyedStream[Sequence[Reject]]:
     """Rejects keyed for a sink that knows shards only: by partition, so that each keeps its order."""
 
-    def key(found: list[Reject]) -> list[tuple[str, list[Reject]]]:
+    def key(found: list[Reject]) -> list[tuple[str, Sequence[Reject]]]:
         by_key: dict[str, list[Reject]] = {}
         for reject in found:
             by_key.setdefault(shard_key(reject.partition % shards), []).append(reject)
