@@ -146,7 +146,7 @@ def read_json(text: str) -> Any:
 def read_number(text: str) -> Decimal:
     try:
         return Decimal(text)
-    except InvalidOperation:  # an exponent of over 18 digits
+    except InvalidOperation:  # an exponent of over 18 digits: out of range, and all one value to COUNT_UNIQUE
         return Decimal("Infinity")
 
 
