@@ -101,9 +101,9 @@ def _check_bytes(text: str) -> str:
 
 
 def _read_filter_value(value: object) -> object:
-    text = canonical_text(value)
+    text = None if isinstance(value, float) else canonical_text(value)
     if text is None:
-        raise ValueError("must be a string, a number, true or false")
+        raise ValueError("must be a string, a number as text, an integer, true or false")
     return text
 
 
