@@ -61,26 +61,49 @@ class TopicWriter:
         self._topic = topic
         self._timeout_s = options["delivery.timeout.ms"] / 1000
         self._producer = Producer(dict(options))
+        self._too_large: list[Reject] = []
         self._error: KafkaError | None = None
 
     def send(self, reject: Reject) -> None:
-        self._produce(reject, reject.payload, record_headers(reject))
+        self._produce(reject)
         metrics.DEAD_LETTERS.labels(str(reject.reason)).inc()
 
     def flush(self) -> None:
         """Return when the topic has acknowledged all that was sent, or raise."""
+        self._wait()
+        while self._too_large:
+            reject = self._too_large.pop()
+            self._produce(reject)  # a broker refuses a whole batch as too large; alone, a record may do
+            self._wait()
+            if self._too_large and self._too_large[-1] is reject:
+                self._omit(self._too_large.pop())
+                self._wait()
+
+    def _wait(self) -> None:
         # A little longer than librdkafka itself waits, so that its own error is the one that is raised.
         waiting = self._producer.flush(self._timeout_s + 5)
-        if waiting and self._error is None:
-            raise StoreUnavailable(f"Kafka has not taken {waiting} dead letters for {self._timeout_s:g} s")
         self._raise_error()
+        if waiting:
+            raise StoreUnavailable(f"Kafka has not taken {waiting} dead letters for {self._timeout_s:g} s")
 
-    def _produce(self, reject: Reject, payload: bytes, headers: list[Header]) -> None:
+    def _produce(self, reject: Reject) -> None:
+        try:
+            self._queue(reject, reject.payload, record_headers(reject))
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                raise
+            self._omit(reject)
+
+    def _omit(self, reject: Reject) -> None:
+        size = str(len(reject.payload)).encode()
+        self._queue(reject, b"", [*record_headers(reject), ("meterline-omitted-bytes", size)])
+
+    def _queue(self, reject: Reject, payload: bytes, headers: list[Header]) -> None:
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 metrics.ROWS.labels(STEP).inc()
             elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and payload:
-                self._omit(reject)
+                self._too_large.append(reject)  # sent by `flush`: a callback must not call the producer
             else:
                 self._error = self._error or error
 
@@ -92,17 +115,9 @@ class TopicWriter:
                 )
             except BufferError:
                 self._producer.poll(0.1)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE or not payload:
-                    raise
-                return self._omit(reject)
             else:
                 self._producer.poll(0)
-                return None
-
-    def _omit(self, reject: Reject) -> None:
-        size = str(len(reject.payload)).encode()
-        self._produce(reject, b"", [*record_headers(reject), ("meterline-omitted-bytes", size)])
+                return
 
     def _raise_error(self) -> None:
         if self._error is not None:
