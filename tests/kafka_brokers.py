@@ -56,7 +56,7 @@ group.initial.rebalance.delay.ms=0
 
 @dataclass(frozen=True)
 class KafkaBroker:
-    """A running broker. New topics stamp append times unless they say otherwise; none is made by naming it."""
+    """A running broker. New topics stamp append times by default; none is made by naming it."""
 
     kind: str
     bootstrap: str

@@ -7,7 +7,15 @@ A group here is a name with offsets. It has no members: consumers `assign()` the
 
 from dataflows.embedded.kafka_broker import NODE_ID, Broker
 from dataflows.embedded.kafka_offsets import Commit
-from dataflows.embedded.kafka_wire import Api, ApiKey, ErrorCode, Reader, RefusedError, Writer
+from dataflows.embedded.kafka_wire import (
+    NO_TRANSACTIONS,
+    Api,
+    ApiKey,
+    ErrorCode,
+    Reader,
+    RefusedError,
+    Writer,
+)
 
 _GROUP = 0
 _NO_OPERATIONS = -(2**31)  # "authorized operations were not asked for"
@@ -97,7 +105,7 @@ async def find_coordinator(broker: Broker, request: Reader, version: int) -> Wri
     response = Writer()
     if version >= 1:
         response.int32(0)
-    response.int16(ErrorCode.NONE if is_group else ErrorCode.INVALID_REQUEST)
+    response.int16(ErrorCode.NONE if is_group else NO_TRANSACTIONS)
     if version >= 1:
         response.string(None if is_group else "this broker has no transactions")
     response.int32(NODE_ID if is_group else -1)

@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 from dataflows.embedded.kafka_broker import Broker
 from dataflows.embedded.kafka_log import Appended, PartitionLog
-from dataflows.embedded.kafka_wire import Api, ApiKey, ErrorCode, Reader, RefusedError, Writer
+from dataflows.embedded.kafka_wire import (
+    NO_TRANSACTIONS,
+    Api,
+    ApiKey,
+    ErrorCode,
+    Reader,
+    RefusedError,
+    Writer,
+)
 
 FETCH_BYTES_MAX = 8 * 1024 * 1024
 FETCH_WAIT_MS_MAX = 60_000
@@ -261,7 +269,7 @@ async def init_producer_id(broker: Broker, request: Reader, version: int) -> Wri
     transactional_id = request.nullable_string()
     response = Writer()
     response.int32(0)
-    response.int16(ErrorCode.NONE if transactional_id is None else ErrorCode.INVALID_REQUEST)
+    response.int16(ErrorCode.NONE if transactional_id is None else NO_TRANSACTIONS)
     response.int64(broker.topics.new_producer_id() if transactional_id is None else -1)
     response.int16(0 if transactional_id is None else -1)
     return response

@@ -41,9 +41,14 @@ class ErrorCode(IntEnum):
     UNSUPPORTED_FOR_MESSAGE_FORMAT = 43
     OUT_OF_ORDER_SEQUENCE_NUMBER = 45
     INVALID_PRODUCER_EPOCH = 47
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
     KAFKA_STORAGE_ERROR = 56
     GROUP_ID_NOT_FOUND = 69
     INVALID_RECORD = 87
+
+
+# A producer with a transactional id gives up on this one; others it would retry for ever.
+NO_TRANSACTIONS = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
 
 
 class ApiKey(IntEnum):

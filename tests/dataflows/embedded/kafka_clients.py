@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # re-exported unsaid
 
 TIMEOUT_S = 15.0
+CREATE_TIME, LOG_APPEND_TIME = 1, 2  # what message.timestamp()[0] may be
 
 
 @cache
@@ -116,3 +117,14 @@ def consume(bootstrap: str, topic: str, count: int, *, offset: int = 0, partitio
         messages = take(consumer, count)
     assert [message.error() for message in messages] == [None] * count
     return messages
+
+
+def watermarks(bootstrap: str, topic: str) -> tuple[int, int]:
+    with consuming(bootstrap) as consumer:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), TIMEOUT_S)
+        return low, high
+
+
+def reported(codes: list[int]) -> Callable[[KafkaError | None, Message], None]:
+    """A delivery report that keeps the error's code, 0 for none."""
+    return lambda error, _: codes.append(error.code() if error else KafkaError.NO_ERROR)
