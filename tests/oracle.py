@@ -31,7 +31,18 @@ from tests.oracle_events import (
     read_quantity,
 )
 
-__all__ = ["Charge", "Event", "Expected", "LogRecord", "Reading", "Rules", "Wallet", "Window", "expected"]
+__all__ = [
+    "Charge",
+    "Event",
+    "Expected",
+    "LogRecord",
+    "Reading",
+    "Rules",
+    "Wallet",
+    "Window",
+    "expected",
+    "round_money",
+]
 
 WINDOW_S = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
 MINOR_UNITS = {"JPY": 0, "KRW": 0, "BHD": 3, "KWD": 3, "TND": 3}  # any other: 2

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.oracle import Charge, Expected, LogRecord, Rules, Wallet, Window, expected
+from tests.oracle import Charge, Expected, LogRecord, Rules, Wallet, Window, expected, round_money
 from tests.oracle_events import canonical
 
 CATALOG = """
@@ -108,6 +108,20 @@ def test_charges_round_half_away_from_zero_and_the_wallet_owes_their_sum(log: Lo
         ),
     }
     assert dict(out.wallets) == {("t", "c", "USD"): Wallet(usage=Decimal("4.19"))}
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "rounded"),
+    [
+        ("0.025", "USD", "0.03"),
+        ("-0.025", "USD", "-0.03"),
+        ("0.0249999", "USD", "0.02"),
+        ("0.5", "JPY", "1"),
+        ("0.0005", "KWD", "0.001"),
+    ],
+)
+def test_money_is_rounded_half_away_from_zero(amount: str, currency: str, rounded: str) -> None:
+    assert round_money(Decimal(amount), currency) == Decimal(rounded)
 
 
 def test_filters_join_values_by_or_and_keys_by_and_on_canonical_text(log: Log) -> None:
