@@ -37,9 +37,6 @@ RESEND_EVENTS_MAX = 1000
 """A duplicate follows its first at most this many events later: at 2 events/s still within the horizon."""
 LATE_MIN_S, LATE_MAX_S = 4 * 3600, 48 * 3600
 """How far back a late event goes: beyond every window and allowed lateness of the catalog."""
-LEAD_MAX_S = 3600
-"""An event that is not late may be appended this long after its timestamp without becoming late."""
-
 NAMES = ("llm_tokens", "api_request", "storage", "agent_heartbeat")
 """Event names; no meter reads the last."""
 FORMS = 100

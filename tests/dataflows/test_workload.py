@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dataflows.truth import Money, Truth, Usage
-from dataflows.workload import FORMS, Kind, Produced, Workload, workload_catalog
+from dataflows.workload import FORMS, LATE_MIN_S, Kind, Produced, Workload, workload_catalog
 from schemas.accounts import parse_account_event
 from schemas.catalog import load_catalog
 from schemas.events import Reason
@@ -160,7 +160,7 @@ def test_a_duplicate_is_an_earlier_event_to_the_last_byte(events: list[Produced]
             seen[event.key, event.value] = number
 
 
-def test_the_catalog_is_a_valid_one() -> None:
+def test_the_catalog_is_valid_and_late_events_are_late_for_all_of_it() -> None:
     catalog = load_catalog(workload_catalog())
     assert Counter(meter.aggregation.type.value for meter in catalog.meters) == {
         "COUNT": 1,
@@ -170,6 +170,7 @@ def test_the_catalog_is_a_valid_one() -> None:
     }
     assert {meter.window for meter in catalog.meters} == {"1m", "15m", "1h"}
     assert catalog.default_plan == catalog.plans[0].id
+    assert max(meter.window_s + meter.allowed_lateness_s for meter in catalog.meters) < LATE_MIN_S
 
 
 def test_every_customer_starts_with_a_credit(truth: Truth) -> None:
