@@ -26,8 +26,9 @@ __all__ = ["ClickHouse", "EngineError", "EngineProcess", "Engines", "Kafka", "Re
 class Kafka(EngineProcess):
     """The broker of dataflows/embedded/kafka.py; `address` is the bootstrap server."""
 
-    def __init__(self, directory: Path, port: int = 0) -> None:
-        super().__init__("kafka", directory, port, python_engine("dataflows.embedded.kafka", directory))
+    def __init__(self, directory: Path, port: int = 0, *, partitions: int = 1) -> None:
+        command = python_engine("dataflows.embedded.kafka", directory, "--partitions", str(partitions))
+        super().__init__("kafka", directory, port, command)
 
 
 class ClickHouse(EngineProcess):
@@ -78,11 +79,19 @@ class Engines:
 
 @contextmanager
 def engines(
-    directory: Path, *, kafka_port: int = 0, clickhouse_port: int = 0, redis_port: int = 0
+    directory: Path,
+    *,
+    kafka_port: int = 0,
+    clickhouse_port: int = 0,
+    redis_port: int = 0,
+    partitions: int = 1,
 ) -> Iterator[Engines]:
-    """Start all three at once, each in a directory of its own below `directory`; port 0 is any free one."""
+    """Start all three at once, each in a directory of its own below `directory`; port 0 is any free one.
+
+    `partitions` is what a topic gets that is made without saying how many.
+    """
     started = Engines(
-        Kafka(directory / "kafka", kafka_port),
+        Kafka(directory / "kafka", kafka_port, partitions=partitions),
         ClickHouse(directory / "clickhouse", clickhouse_port),
         Redis(directory / "redis", redis_port),
     )

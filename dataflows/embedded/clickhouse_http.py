@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from dataflows.embedded.clickhouse_body import compress, read_body
 from dataflows.embedded.clickhouse_request import Request
-from dataflows.embedded.clickhouse_sql import STREAMS, RefusedError
+from dataflows.embedded.clickhouse_sql import STREAMS, RefusedError, with_format
 
 if TYPE_CHECKING:
     from dataflows.embedded.clickhouse import Server, User
@@ -143,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
             values = b" VALUES " + request.insert.data if request.insert else b""
             sql = (request.sql + values).decode("utf-8", "surrogateescape")
             result = connection.query(sql, request.format or "TabSeparated", params=request.values)
-            content = result.bytes() or b""
+            content = result.bytes() or no_rows(connection, request)
             summary |= {"read_rows": result.storage_rows_read(), "read_bytes": result.storage_bytes_read()}
             summary |= {"result_rows": result.rows_read(), "result_bytes": len(content)}
         summary["elapsed_ns"] = time.perf_counter_ns() - started_ns
@@ -166,6 +166,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         try:
+            if chunk is None:
+                self._put(no_rows(connection, request))
             while chunk is not None:
                 self._put(chunk.bytes())
                 chunk = next(chunks, None)
@@ -236,6 +238,35 @@ def insert(connection: Any, statement: str, data_format: str, data: bytes) -> An
         for start in range(0, len(data), APPEND_BYTES):
             opened.append(data[start : start + APPEND_BYTES])
         return opened.finish()
+
+
+def no_rows(connection: Any, request: Request) -> bytes:
+    """What a format says of a result without rows, where chdb says nothing: Native names columns and types.
+
+    Layout: ClickHouse's Native block of 0 rows, as a server sends it; without it a client sees no columns.
+    """
+    if request.format != "Native":
+        return b""
+    described = "JSONCompactEachRowWithNamesAndTypes"
+    sql = with_format(request.sql, described).decode("utf-8", "surrogateescape")
+    lines = connection.query(sql, described, params=request.values).bytes().splitlines()
+    names, types = json.loads(lines[0]), json.loads(lines[1])
+    texts = b"".join(counted(text) for column in zip(names, types, strict=True) for text in column)
+    return varuint(len(names)) + varuint(0) + texts
+
+
+def counted(text: str) -> bytes:
+    return varuint(len(text.encode())) + text.encode()
+
+
+def varuint(number: int) -> bytes:
+    """LEB128: seven bits a byte, the lowest first, the highest bit set on all but the last."""
+    content = bytearray()
+    while number > 0x7F:
+        content.append(number & 0x7F | 0x80)
+        number >>= 7
+    content.append(number)
+    return bytes(content)
 
 
 def quoted(text: str, quote: str) -> str:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 HEAD_BYTES_MAX = 64 << 10
 """An INSERT's statement, its column list included; a longer one is refused."""
 
+FORMAT_BYTES_MAX = 300
+"""How far from the end of a statement its FORMAT clause begins, settings included."""
+
 SPACE = rb"(?:\s|(?:--|#)[^\n]*(?:\n|\Z)|/\*.*?\*/)"
 NAME = rb"(?:`[^`\\]*`|\"[^\"\\]*\"|\w+)"
 IS_INSERT = re.compile(
@@ -85,8 +88,14 @@ def result_format(sql: bytes, default: str) -> str | None:
     """The output format of a statement that gives rows, None for one that gives none."""
     if not GIVES_RESULT.match(sql):
         return None
-    named = RESULT_FORMAT.search(sql[-300:])
+    named = RESULT_FORMAT.search(sql, max(0, len(sql) - FORMAT_BYTES_MAX))
     return named[1].decode() if named else default
+
+
+def with_format(sql: bytes, name: str) -> bytes:
+    """The statement with its FORMAT clause, if it has one, naming another format."""
+    named = RESULT_FORMAT.search(sql, max(0, len(sql) - FORMAT_BYTES_MAX))
+    return sql[: named.start(1)] + name.encode() + sql[named.end(1) :] if named else sql
 
 
 def refuse_host_access(sql: bytes, *, readonly: bool) -> None:

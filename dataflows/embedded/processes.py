@@ -138,9 +138,10 @@ class EngineProcess:
         return "\n".join(self._logged_since(begins_at).splitlines()[-LOG_TAIL_LINES:])
 
 
-def python_engine(module: str, directory: Path) -> Callable[[int], Sequence[str]]:
+def python_engine(module: str, directory: Path, *options: str) -> Callable[[int], Sequence[str]]:
     """The command of an engine of ours, which prints its address when it answers."""
-    return lambda port: [sys.executable, "-m", module, "--directory", str(directory), "--port", str(port)]
+    command = [sys.executable, "-m", module, *options, "--directory", str(directory), "--port"]
+    return lambda port: [*command, str(port)]
 
 
 def free_port() -> int:

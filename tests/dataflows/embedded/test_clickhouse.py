@@ -87,6 +87,18 @@ def test_external_tables_come_as_a_form(clickhouse: Client) -> None:
     assert clickhouse.query("SELECT sum(id) FROM ids", external_data=external).result_rows == [(3,)]
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("columns", [1, 200])
+def test_a_result_without_rows_has_its_columns(clickhouse_url: str, compress: bool, columns: int) -> None:
+    name = "n" * 200
+    some = ", ".join(f"toNullable(number) AS {name}{index}" for index in range(columns))
+    with clickhouse_connect.get_client(dsn=clickhouse_url, compress=compress) as client:
+        empty = client.query(f"SELECT {some} FROM numbers({{rows:UInt8}})", parameters={"rows": 0})
+        assert empty.column_names == tuple(f"{name}{index}" for index in range(columns))
+        assert {each.name for each in empty.column_types} == {"Nullable(UInt64)"}
+        assert client.query("SHOW TABLES FROM default").column_names == ("name",)
+
+
 def test_errors_have_clickhouse_codes_even_in_the_middle_of_a_stream(clickhouse: Client) -> None:
     assert refusal(clickhouse, "SELECT * FROM nowhere") == 60
     with pytest.raises(DatabaseError, match="stop here"):
@@ -165,6 +177,15 @@ def test_an_analyst_reads_and_nothing_else(analyst: Client, clickhouse: Client) 
         "SELECT * FROM executable('id', 'TSV', 'x String')",
     ):
         assert refusal(analyst, statement) == 164, statement
+
+
+def test_an_analyst_has_the_usage_view(analyst: Client, clickhouse: Client) -> None:
+    view = f"{clickhouse.command('SELECT currentDatabase()')}.usage"
+    period = "since='2026-11-01 00:00:00', until='2026-12-01 00:00:00', step=3600"
+    assert analyst.query(f"SELECT * FROM {view}(tenant='acme', meter='m', {period})").result_rows == []
+    bound = f"SELECT * FROM {view}(tenant={{tenant:String}}, meter='m', {period})"
+    names = analyst.query(bound, parameters={"tenant": "acme"}).column_names
+    assert names == ("external_customer_id", "window_start", "events", "total", "average", "uniques")
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pathlib import Path
 import clickhouse_connect
 import pytest
 import redis
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # only its stub lacks it
 
-from dataflows.embedded import EngineError, Redis, engines
+from dataflows.embedded import EngineError, EngineProcess, Redis, engines
 
 WAIT_S = 20.0
 
@@ -38,15 +38,16 @@ def gone(pids: list[int]) -> bool:
 
 
 def test_three_engines_answer_at_their_addresses_and_are_gone_afterwards(tmp_path: Path) -> None:
-    with engines(tmp_path) as started:
+    with engines(tmp_path, partitions=3) as started:
         with clickhouse_connect.get_client(dsn=started.clickhouse_url) as client:
             assert client.command("SELECT currentDatabase()") == "meterline"
         with clickhouse_connect.get_client(dsn=started.clickhouse_readonly_url) as client:
             assert client.command("SELECT 1") == 1
         with redis.Redis.from_url(started.redis_url) as client:
             assert client.ping()
-        metadata = AdminClient({"bootstrap.servers": started.kafka_brokers}).list_topics(timeout=10)
-        assert len(metadata.brokers) == 1
+        kafka = AdminClient({"bootstrap.servers": started.kafka_brokers})
+        kafka.create_topics([NewTopic("topic", num_partitions=-1)])["topic"].result(10)
+        assert len(kafka.list_topics(timeout=10).topics["topic"].partitions) == 3
         pids = [started.kafka.pid, started.clickhouse.pid, started.redis.pid]
     assert gone(pids)
 
@@ -82,6 +83,14 @@ def test_an_engine_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) 
     assert not engine.running
     engine.start()  # the port is free now; the log of the failure does not count
     engine.stop()
+
+
+def test_an_engine_that_says_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataflows.embedded.processes.READY_TIMEOUT_S", 0.5)
+    engine = EngineProcess("silent", tmp_path, 0, lambda port: ["sleep", "60"])
+    with pytest.raises(EngineError, match=r"silent did not answer within 0\.5 s"):
+        engine.start()
+    assert not engine.running
 
 
 STARTER = """
