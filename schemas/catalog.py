@@ -103,7 +103,7 @@ def load_catalog(text: str | bytes) -> Catalog:
         document = read_yaml(text)
     except YamlError as error:
         raise CatalogError([CatalogProblem("", str(error), error.line)]) from None
-    found = list(document.duplicate_keys())
+    found = list(document.duplicate_keys)
     catalog = None
     try:
         catalog = Catalog.model_validate(document.value)
@@ -111,12 +111,10 @@ def load_catalog(text: str | bytes) -> Catalog:
         errors = error.errors(include_url=False)
         explained = [explain(details, _KEYS) for details in errors if not is_echo(details, errors)]
         found += [(_without_tag(loc), message) for loc, message in explained]
-        if not any(
-            details["type"] == "reference" for details in errors
-        ):  # not reached: do it on what was read
-            found += [
-                (problem["loc"], str(problem["type"])) for problem in _reference_problems(document.value)
-            ]
+        if all(details["type"] != "reference" for details in errors):
+            # The model's own check of references was not reached: do it on what was read.
+            references = _reference_problems(document.value)
+            found += [(problem["loc"], str(problem["type"])) for problem in references]
     if found or catalog is None:
         raise CatalogError([CatalogProblem(path_text(loc), text, document.line(loc)) for loc, text in found])
     return catalog

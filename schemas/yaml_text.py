@@ -27,10 +27,15 @@ class YamlError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`value` is made of dict, list, str, `JsonNumber`, bool, None; `root` is the tree it was made from."""
+    """`value` is made of dict, list, str, `JsonNumber`, bool, None; `root` is the tree it was made from.
+
+    `duplicate_keys`: where a key stands twice in a mapping, of which YAML would quietly keep the last, and a
+    message that says so.
+    """
 
     root: yaml.Node | None
     value: object
+    duplicate_keys: tuple[tuple[Loc, str], ...] = ()
 
     def line(self, loc: Loc) -> int | None:
         """The line, from 1, of what this location names, or of what is there of the way to it."""
@@ -47,17 +52,18 @@ class Document:
             node = children.get(part)
         return line
 
-    def duplicate_keys(self) -> Iterator[tuple[Loc, str]]:
-        """Keys that stand twice in one mapping, of which YAML would quietly keep the last; with a message."""
-        return _duplicate_keys(self.root, (), set())
-
 
 def read_yaml(text: str | bytes) -> Document:
     """Parse one document; `YamlError` with its line and column for bad syntax."""
     try:
         loader = _Loader(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
         root = loader.get_single_node()
-        return Document(root, None if root is None else loader.construct_document(root))
+        if root is None:
+            return Document(None, None)
+        duplicates = tuple(
+            _duplicate_keys(root, (), set())
+        )  # first: construction writes merged keys into the tree
+        return Document(root, loader.construct_document(root), duplicates)
     except UnicodeDecodeError as error:
         raise YamlError(f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -71,8 +77,8 @@ def read_yaml(text: str | bytes) -> Document:
         raise YamlError(f"not YAML: {str(error).splitlines()[0]}") from None
 
 
-def _duplicate_keys(node: yaml.Node | None, loc: Loc, seen: set[int]) -> Iterator[tuple[Loc, str]]:
-    if node is None or id(node) in seen:  # an alias: its anchor was looked at
+def _duplicate_keys(node: yaml.Node, loc: Loc, seen: set[int]) -> Iterator[tuple[Loc, str]]:
+    if id(node) in seen:  # an alias: its anchor was looked at
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
