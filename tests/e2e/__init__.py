@@ -1,0 +1,1 @@
+"""The real flow as processes on real engines, held to the oracle."""

@@ -1,0 +1,192 @@
+"""What the flow left in ClickHouse and Redis, and how that differs from what the oracle expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import Consumer, TopicPartition
+from redis import Redis
+
+from sinks.wallet_store import wallet_key
+from tests.oracle import Expected, LogRecord
+
+SHOWN_MAX = 5
+
+
+@dataclass
+class Differences:
+    """What is not as expected, by table; empty is right."""
+
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def compare(self, table: str, expected: Mapping[Any, Any], actual: Mapping[Any, Any]) -> None:
+        """Both as key -> plain values; equal as a whole, to the last digit."""
+        wrong = [f"{key} is missing, expected {expected[key]}" for key in expected.keys() - actual.keys()]
+        wrong += [f"{key} is not expected: {actual[key]}" for key in actual.keys() - expected.keys()]
+        wrong += [
+            f"{key} is {actual[key]}, expected {expected[key]}"
+            for key in expected.keys() & actual.keys()
+            if actual[key] != expected[key]
+        ]
+        if wrong:
+            self.found[table] = sorted(wrong)
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def __str__(self) -> str:
+        lines = []
+        for table, wrong in self.found.items():
+            lines.append(f"{table}: {len(wrong)} differences")
+            lines += [f"  {sentence}" for sentence in wrong[:SHOWN_MAX]]
+        return "\n".join(lines) or "no differences"
+
+
+def differences(expected: Expected, clickhouse: Client, redis: Redis) -> Differences:
+    """Every raw row, window, late reading, charge, dead letter and wallet against the oracle."""
+    found = Differences()
+    found.compare("usage_events", _expected_events(expected), _events(clickhouse))
+    found.compare("usage_windows", _expected_windows(expected), _windows(clickhouse))
+    found.compare("late_readings", _expected_late(expected), _late(clickhouse))
+    found.compare("usage_charges", _expected_charges(expected), _charges(clickhouse))
+    found.compare("dead_letters", expected.rejects, _dead_letters(clickhouse))
+    wallets = {
+        key: (w.balance, w.unpaid_invoices, w.usage, w.available) for key, w in expected.wallets.items()
+    }
+    stored = read_wallets(redis)
+    found.compare("wallets", wallets, stored)
+    streams = {key: stored[key][3] for key in stored.keys() & wallets.keys()}
+    found.compare("wallet deltas", streams, {key: summed_deltas(redis, *key) for key in streams})
+    return found
+
+
+def _rows(clickhouse: Client, columns: str, table: str) -> Iterator[Any]:
+    yield from clickhouse.query(
+        f"SELECT {columns} FROM {table} FINAL", settings={"max_threads": 2}
+    ).result_rows
+
+
+def _expected_events(expected: Expected) -> dict[Any, Any]:
+    return {
+        event.position[1:]: (
+            event.tenant_id,
+            event.event_name,
+            event.external_customer_id,
+            event.id,
+            event.timestamp,
+        )
+        for event in expected.events.values()
+    }
+
+
+def _events(clickhouse: Client) -> dict[Any, Any]:
+    columns = "partition, offset, tenant_id, event_name, external_customer_id, id, timestamp"
+    return {row[:2]: row[2:] for row in _rows(clickhouse, columns, "usage_events")}
+
+
+def _expected_windows(expected: Expected) -> dict[Any, Any]:
+    return {key: (w.events, w.total, len(w.uniques)) for key, w in expected.windows.items()}
+
+
+def _windows(clickhouse: Client) -> dict[Any, Any]:
+    columns = (
+        "tenant_id, meter_id, external_customer_id, window_start, window_s, events, total, "
+        "finalizeAggregation(uniques)"
+    )
+    return {
+        (*row[:3], _utc(row[3]), row[4]): (row[5], row[6], row[7])
+        for row in _rows(clickhouse, columns, "usage_windows")
+    }
+
+
+def _expected_late(expected: Expected) -> dict[Any, Any]:
+    return {(*position[1:], meter_id): r.value for (position, meter_id), r in expected.late.items()}
+
+
+def _late(clickhouse: Client) -> dict[Any, Any]:
+    return {
+        row[:3]: row[3] for row in _rows(clickhouse, "partition, offset, meter_id, value", "late_readings")
+    }
+
+
+def _expected_charges(expected: Expected) -> dict[Any, Any]:
+    return {
+        key: (c.currency, c.events, c.quantity, c.amount_unrounded, c.amount)
+        for key, c in expected.charges.items()
+    }
+
+
+def _charges(clickhouse: Client) -> dict[Any, Any]:
+    columns = (
+        "tenant_id, external_customer_id, meter_id, period_start, plan_id, "
+        "currency, events, quantity, amount_unrounded, amount"
+    )
+    return {(*row[:3], _utc(row[3]), row[4]): row[5:] for row in _rows(clickhouse, columns, "usage_charges")}
+
+
+def _dead_letters(clickhouse: Client) -> dict[Any, Any]:
+    return {row[:3]: row[3] for row in _rows(clickhouse, "topic, partition, offset, reason", "dead_letters")}
+
+
+def _utc(at: datetime) -> datetime:
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def read_wallets(redis: Redis) -> dict[tuple[str, str, str], tuple[Decimal, Decimal, Decimal, Decimal]]:
+    """(tenant, customer, currency) -> (balance, unpaid_invoices, usage, available)."""
+    wallets = {}
+    for key in redis.scan_iter("wallet:*", count=1000):
+        if redis.type(key) == b"hash":
+            stored: Any = redis.hgetall(key)
+            fields = {name.decode(): value.decode() for name, value in stored.items()}
+            place = (fields["tenant_id"], fields["external_customer_id"], fields["currency"])
+            balance, unpaid, usage, available = (
+                Decimal(fields[name]) for name in ("balance", "unpaid_invoices", "usage", "available")
+            )
+            wallets[place] = (balance, unpaid, usage, available)
+    return wallets
+
+
+def summed_deltas(redis: Redis, tenant_id: str, customer: str, currency: str) -> Decimal:
+    """The sum of a wallet's delta stream, which must be its `available`."""
+    total = Decimal(0)
+    entries: Any = redis.xrange(wallet_key(tenant_id, customer, "deltas"))
+    for _, entry in entries:
+        if entry[b"currency"].decode() == currency:
+            total += Decimal(entry[b"delta"].decode())
+    return total
+
+
+def read_log(brokers: str, topics: list[str]) -> list[LogRecord]:
+    """Every record of the topics, as the broker has them: what the oracle judges."""
+    consumer = Consumer(
+        {"bootstrap.servers": brokers, "group.id": "oracle", "enable.auto.commit": False, "check.crcs": True}
+    )
+    log = []
+    metadata = consumer.list_topics(timeout=10)
+    for topic in topics:
+        for partition in metadata.topics[topic].partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            if low == high:
+                continue
+            consumer.assign([TopicPartition(topic, partition, low)])
+            position = low
+            while position < high:
+                for message in consumer.consume(1000, 1.0):
+                    assert message.error() is None, message.error()
+                    offset: Any = message.offset()
+                    headers: Any = tuple(message.headers() or ())
+                    append_ms = message.timestamp()[1]
+                    log.append(
+                        LogRecord(
+                            topic, partition, offset, append_ms, message.key(), message.value(), headers
+                        )
+                    )
+                    position = offset + 1
+    consumer.close()
+    return log
