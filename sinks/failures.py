@@ -14,6 +14,7 @@ from enum import Enum
 
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 from redis import exceptions as redis_exceptions
+from tenacity import RetryCallState
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +155,13 @@ def brief(error: BaseException) -> str:
     if isinstance(error, ClickHouseError) and (inner := _INNER.search(text)):
         text = inner[1] or inner[2]
     return text[:300] or type(error).__name__
+
+
+def log_retry(step_id: str, state: RetryCallState) -> None:
+    """Warn of a failed try: the first, second, fourth, eighth..., so that an hour's outage is a few lines."""
+    error = state.outcome.exception() if state.outcome else None
+    if error is not None and state.attempt_number.bit_count() == 1:
+        logger.warning("%s: try %d failed, retrying: %s", step_id, state.attempt_number, brief(error))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ arrived: every table of ours takes a repeated row as the same row.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -29,9 +28,8 @@ from sinks.failures import (
     brief,
     clickhouse_fault,
     clickhouse_refuses,
+    log_retry,
 )
-
-logger = logging.getLogger(__name__)
 
 Rejected = Callable[[pa.RecordBatch, BaseException], None]
 """Takes rows that ClickHouse refuses for good, and why. Returns when they are stored elsewhere."""
@@ -159,8 +157,7 @@ class Inserter:
     def _note_retry(self, state: RetryCallState) -> None:
         metrics.RETRIES.labels(self._table).inc()
         metrics.CIRCUIT_OPEN.labels(self._table).set(1)
-        error = state.outcome.exception() if state.outcome else None
-        logger.warning("%s: try %d failed, retrying: %s", self._table, state.attempt_number, error)
+        log_retry(self._table, state)
 
 
 def _may_pass(state: RetryCallState) -> bool:

@@ -29,7 +29,7 @@ from typing_extensions import override
 from schemas.wallets import WalletRow
 from sinks import metrics
 from sinks.clickhouse import shard_keys
-from sinks.failures import Fault, brief, logged_failures, redis_fault
+from sinks.failures import Fault, log_retry, logged_failures, redis_fault
 from sinks.wallet_store import STALE, RedisConfig, RedisEmptied, WalletStore, WalletView, read_wallet
 
 __all__ = ["Outbox", "RedisConfig", "RedisEmptied", "WalletView", "WalletsSink", "read_wallet"]
@@ -172,9 +172,7 @@ class Outbox:
     def _note_retry(self, state: RetryCallState) -> None:
         metrics.RETRIES.labels(STEP).inc()
         metrics.CIRCUIT_OPEN.labels(STEP).set(1)
-        error = state.outcome.exception() if state.outcome else None
-        if error is not None:
-            logger.warning("%s: try %d failed, retrying: %s", STEP, state.attempt_number, brief(error))
+        log_retry(STEP, state)
 
 
 class WalletsSink(FixedPartitionedSink[list[WalletRow], bytes]):

@@ -5,6 +5,7 @@ import logging
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError, ProgrammingError
 from redis import exceptions as redis_exceptions
+from tenacity import RetryCallState, Retrying
 
 from sinks.failures import (
     AMBIGUOUS_CODES,
@@ -13,6 +14,7 @@ from sinks.failures import (
     Fault,
     brief,
     clickhouse_fault,
+    log_retry,
     logged_failures,
     redis_fault,
 )
@@ -89,3 +91,14 @@ def test_a_failure_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture
         print(1 // 0)
     assert "step usage_windows failed" in caplog.text
     assert "Traceback" in caplog.text
+
+
+def test_a_long_outage_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    state = RetryCallState(Retrying(), None, (), {})
+    with caplog.at_level(logging.WARNING):
+        for attempt in range(1, 1001):
+            state.attempt_number = attempt
+            state.set_exception((OSError, OSError("connection refused"), None))
+            log_retry("wallets", state)
+    assert len(caplog.records) == 10
+    assert caplog.messages[0] == "wallets: try 1 failed, retrying: connection refused"

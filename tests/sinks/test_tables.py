@@ -1,4 +1,4 @@
-"""What makes a replay into each table harmless: `usage_events`, `usage_windows`, `usage_charges`, `late_readings`."""
+"""What makes a replay into each table harmless: usage_events, usage_windows, usage_charges, late_readings."""
 
 from __future__ import annotations
 

@@ -186,6 +186,19 @@ def test_an_emptied_redis_ends_the_process(redis_config: RedisConfig, redis: Cli
             part.write_batch([[wallet("emptied", "2", version=2)]])
 
 
+def test_a_redis_that_comes_back_without_its_disk_ends_the_process(
+    redis_config: RedisConfig, redis_engine: Redis
+) -> None:
+    with doomed_part(redis_config, RedisEmptied) as part:
+        part.write_batch([[wallet("disk", "1")]])
+        eventually(lambda: rows_of_state(part.snapshot()) == [])
+        redis_engine.kill()
+        part.write_batch([[wallet("disk", "2", version=2)]])
+        (redis_engine.directory / "appendonly.aof").unlink()
+        redis_engine.start()
+        eventually(lambda: part._outbox._error)
+
+
 def test_a_key_that_redis_refuses_ends_the_process(redis_config: RedisConfig, redis: Client) -> None:
     redis.set("wallet:{acme:refused}:USD", "not a hash")
     with doomed_part(redis_config, StoreRefuses) as part:
