@@ -1,5 +1,6 @@
 """The log of one partition on disk: restarts, torn tails, sequences, retention, times."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,22 @@ def test_a_last_batch_with_a_wrong_crc_is_cut_off(tmp_path: Path) -> None:
     last_file(tmp_path).write_bytes(data)
     log = opened(tmp_path, LogConfig())
     assert offsets(log) == [(0, 1)]
+    log.close()
+
+
+def test_a_full_disk_refuses_the_batch_and_keeps_the_log_whole(tmp_path: Path) -> None:
+    log = opened(tmp_path, LogConfig())
+    log.append(sent(), NOW_MS)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.size_bytes + 30, unlimited[1]))  # half a batch fits
+    try:
+        code = code_of_append(log, sent())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert code is ErrorCode.KAFKA_STORAGE_ERROR
+    assert last_file(tmp_path).stat().st_size == log.size_bytes
+    assert log.append(sent(), NOW_MS).base_offset == 1
+    assert offsets(log) == [(0, 1), (1, 2)]
     log.close()
 
 
