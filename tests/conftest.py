@@ -25,7 +25,7 @@ from tests.kafka_brokers import kafka_broker
 __all__ = ["kafka_broker"]
 
 TABLES_WITH_TTL = """
-SELECT name FROM system.tables WHERE database = currentDatabase() AND create_table_query LIKE '%TTL%INTERVAL%'
+SELECT name FROM system.tables WHERE database = currentDatabase() AND create_table_query LIKE '% TTL %'
 """
 
 databases = count(1)
@@ -65,7 +65,7 @@ def clickhouse_url(clickhouse_server: ClickHouse) -> Iterator[str]:
     name = f"test_{next(databases)}"
     with clickhouse_connect.get_client(dsn=clickhouse_server.url) as client:
         client.command(f"CREATE DATABASE {name} ENGINE = Atomic")
-        url = clickhouse_server.url.removesuffix("/meterline") + f"/{name}"
+        url = clickhouse_server.database_url(name)
         with clickhouse_connect.get_client(dsn=url) as on_database:
             migrate(on_database)
             for (table,) in on_database.query(TABLES_WITH_TTL).result_rows:
