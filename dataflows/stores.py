@@ -1,0 +1,73 @@
+"""ClickHouse and Redis as commands reach them: connected, or missed with a sentence that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote, urlsplit
+
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from dataflows.settings import safe_url
+from sinks.failures import FATAL_CODES, brief
+from sinks.inserts import ClickHouseConfig
+from sinks.migrate import migrate
+from sinks.wallet_store import RedisConfig
+from sql import Migration
+
+
+class StoreError(RuntimeError):
+    """A store is not there, or not as the command needs it; the text says what to do."""
+
+
+@contextmanager
+def clickhouse(url: str) -> Iterator[Client]:
+    """A client on the URL's database; whatever ClickHouse refuses is a StoreError."""
+    try:
+        with ClickHouseConfig(url=url).connect() as client:
+            yield client
+    except ClickHouseError as error:
+        raise StoreError(_sentence(url, error)) from error
+
+
+@contextmanager
+def redis(url: str) -> Iterator[Redis]:
+    """A client that answers texts; whatever Redis refuses is a StoreError."""
+    try:
+        with RedisConfig(url=url).connect() as client:
+            yield client
+    except RedisError as error:
+        raise StoreError(
+            f"Redis at {safe_url(url)}: {brief(error)}. Start it (`meterline up`),"
+            " or correct METERLINE_REDIS_URL"
+        ) from error
+
+
+def migrate_clickhouse(url: str, *, dry_run: bool = False) -> list[Migration]:
+    """Apply what the URL's database lacks, making the database too if it must be."""
+    parts = urlsplit(url)
+    # A client can't be made with a database that is not there yet.
+    with clickhouse(parts._replace(path="/default").geturl()) as client:
+        client.database = unquote(parts.path.strip("/")) or "default"
+        return migrate(client, dry_run=dry_run)
+
+
+def require_migrations(url: str) -> None:
+    """Raise StoreError unless the database has every table and view of this version."""
+    if pending := migrate_clickhouse(url, dry_run=True):
+        names = ", ".join(each.file for each in pending)
+        raise StoreError(
+            f"ClickHouse at {safe_url(url)} lacks {names}:"
+            " run `meterline migrate`, or `meterline run --migrate`"
+        )
+
+
+def _sentence(url: str, error: ClickHouseError) -> str:
+    code = error.code if isinstance(error, DatabaseError) else None
+    todo = FATAL_CODES.get(code) if code is not None else None
+    if code is None:
+        todo = "start it (`meterline up`), or correct METERLINE_CLICKHOUSE_URL"
+    return f"ClickHouse at {safe_url(url)}: {brief(error)}" + (f": {todo}" if todo else "")
