@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.schemas import conformance as ours
+from tests.schemas import conformance_accounts as accounts
 from tests.schemas import conformance_meters as meters
 from tests.schemas.conformance import Case, OutOfScope, plain
 
@@ -36,9 +37,10 @@ class Kind:
 
 NO_MODEL = "we have no such price model, discount or commitment"
 NO_AGGREGATION = "MAX, MIN, LATEST, SUM_WITH_MULTIPLIER and WEIGHTED_SUM are not metered"
-LEDGER = "the money of an account, not a schema: tests/operators/test_ledger.py"
-ALERTS = "thresholds are not a schema: they belong to the wallet alerts"
-IDENTITY = "which event is a duplicate is not a schema: tests/operators/test_dedupe.py"
+ALERTS = "wallet alerts have cases of their own"
+IDENTITY = (
+    "an event's identity is (tenant_id, id), first one wins: neither source nor timestamp is part of it"
+)
 
 KINDS: dict[str, Kind] = {
     # Prices
@@ -88,16 +90,18 @@ KINDS: dict[str, Kind] = {
     "peers dedupe.key": Kind(out=1, why=IDENTITY),
     "peers dedupe.count": Kind(out=1, why=IDENTITY),
     # Accounts
-    "flexprice line_item_usage": Kind(out=3, why=LEDGER),
-    "flexprice reset_usage_never": Kind(out=2, why=LEDGER),
+    "flexprice line_item_usage": Kind(3, 0, 0, "", accounts.line_item_usage),
+    "flexprice reset_usage_never": Kind(1, 0, 1, NO_AGGREGATION, accounts.reset_usage_never),
     "flexprice unpaid_invoice_totals": Kind(out=1, why="invoices have one amount, not lines"),
-    "flexprice wallet_balance": Kind(out=6, why=LEDGER),
-    "flexprice wallet_topup": Kind(out=1, why=LEDGER),
-    "flexprice wallet_debit_simple": Kind(out=2, why=LEDGER),
-    "flexprice wallet_debit": Kind(out=2, why=LEDGER),
-    "flexprice credits_available_on_credit": Kind(out=2, why=LEDGER),
+    "flexprice wallet_balance": Kind(
+        3, 0, 3, "wallets that pay only some kinds of charges", accounts.wallet_balance
+    ),
+    "flexprice wallet_topup": Kind(1, 0, 0, "", accounts.wallet_topup),
+    "flexprice wallet_debit_simple": Kind(1, 1, 0, "", accounts.wallet_debit_simple),
+    "flexprice wallet_debit": Kind(1, 1, 0, "", accounts.wallet_debit),
+    "flexprice credits_available_on_credit": Kind(2, 0, 0, "", accounts.credits_available),
     "flexprice auto_topup": Kind(out=2, why="whoever listens to wallet alerts tops up"),
-    "peers wallet.ongoing": Kind(out=1, why=LEDGER),
+    "peers wallet.ongoing": Kind(1, 0, 0, "", accounts.wallet_ongoing),
     "peers wallet.allocation": Kind(out=3, why="one wallet per customer and currency: nothing to allocate"),
     "flexprice alert_state": Kind(out=6, why=ALERTS),
     "peers alert.thresholds": Kind(out=7, why=ALERTS),
@@ -115,6 +119,14 @@ DIFFERENT: dict[str, tuple[Case, str]] = {
     "flexprice:69": ({"qty": "value_not_numeric"}, REJECTED),
     "flexprice:71": ({"qty": "value_missing"}, REJECTED),
     "flexprice:74": ({"qty": "refused in the catalog"}, "a meter without its field is a catalog error"),
+    "flexprice:111": (
+        {"credit_balance": "-50"},
+        "a debit that happened is not refused: the balance is negative",
+    ),
+    "flexprice:112": (
+        {"remaining": {"old": "100", "new": "40"}, "total_remaining": "40"},
+        "a credit that has expired is no balance, whether or not a job has run",
+    ),
     "flexprice:128": ({"next": "2024-04-14T12:00:00Z"}, "a period ends at the anchor's time of day as well"),
     "peers:9": ({"amount": "0", "tiers": []}, NOTHING_COSTS_NOTHING),
     "peers:39": ({"value": "61.728394506173"}, "quantities have 12 decimals, rounded half to even"),

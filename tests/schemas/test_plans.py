@@ -36,6 +36,11 @@ def test_charges_are_found_by_meter_and_the_fee_by_no_name() -> None:
     }
 
 
+def test_a_plan_knows_whether_it_has_fees() -> None:
+    assert plan(charges={"m": price("flat", amount=5)}).has_fees
+    assert not plan().has_fees
+
+
 def test_a_plan_gives_the_schedule_of_its_subscriptions() -> None:
     anchor = datetime(2026, 1, 31, 10, 30, 59, tzinfo=UTC)
     yearly = plan(billing_period="ANNUAL", timezone="Asia/Tokyo")
