@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from bytewax.dataflow import Stream, operator
 
 from operators.examine import (
@@ -58,6 +57,10 @@ def decode_batch(batch: RawBatch, config: DecodeConfig) -> tuple[EventBatch, lis
 
     A row of `properties` is `msgspec.Raw`: valid for `msgspec.json.Decoder.decode` and `bytes`.
     """
+    if not batch.records:
+        return EventBatch(
+            _NO_EVENTS, [], [], batch.topic, batch.partition, batch.progress_ms, batch.partitions
+        ), []
     records: Sequence[Record] = batch.records
     events = _read(records, config)
     columns, flagged = _columns(batch.partition, records, events, config)
@@ -97,6 +100,7 @@ def decode(step_id: str, up: Stream[RawBatch], config: DecodeConfig) -> DecodeOu
     )
 
 
+_NO_EVENTS = pa.RecordBatch.from_pylist([], schema=USAGE_EVENTS)
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _decode = msgspec.json.Decoder(Event).decode
 _decode_cloud = msgspec.json.Decoder(CloudEvent).decode
@@ -201,7 +205,8 @@ def _tenant(record: Record, config: DecodeConfig) -> str:
 def _exceeds(column: pa.Array, bytes_min: int, bytes_max: int) -> Mask:
     """Which texts are shorter or longer."""
     texts = column.dictionary if isinstance(column, pa.DictionaryArray) else column
-    lengths = pc.binary_length(texts).to_numpy()
+    offsets = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1)
+    lengths = offsets[1:] - offsets[:-1]
     exceeds: Mask = (lengths < bytes_min) | (lengths > bytes_max)
     return exceeds[column.indices.to_numpy()] if isinstance(column, pa.DictionaryArray) else exceeds
 

@@ -28,6 +28,7 @@ _RFC_3339 = re.compile(
 )
 _SHAPE = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$"
 _TEXT_LENGTH_MIN = len("2026-11-23T09:30:00Z")
+_NANOSECONDS = pa.timestamp("ns", "UTC")
 _COLON, _Z = ord(":"), ord("Z")
 
 
@@ -69,14 +70,16 @@ def parse_timestamps(texts: Sequence[str | None], missing_ms: Milliseconds) -> M
             ms, usual = np.empty(len(texts), np.int64), pc.and_(usual, False)
         for row in np.flatnonzero(~usual.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
             ms[row] = parse_timestamp(texts[row] or "")
+    if not column.null_count:
+        return ms
     return np.where(column.is_null().to_numpy(zero_copy_only=False), missing_ms, ms)
 
 
 def _cast(column: pa.Array) -> Milliseconds:
     """By Arrow, which raises ArrowInvalid for all when one is no timestamp; null is `INVALID_MS`."""
-    ns = column.cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).fill_null(INVALID_MS)
-    ms: Milliseconds = ns.to_numpy() // 1_000_000
-    return np.where(_is_whole(column) & (ms >= 0), ms, INVALID_MS)
+    ns = column.cast(_NANOSECONDS)
+    ms: Milliseconds = np.frombuffer(ns.buffers()[1], np.int64, len(ns)) // 1_000_000
+    return np.where(_is_whole(column) & (ms >= 0), ms, INVALID_MS)  # null is not whole
 
 
 def _is_whole(column: pa.Array) -> npt.NDArray[np.bool_]:
@@ -86,13 +89,14 @@ def _is_whole(column: pa.Array) -> npt.NDArray[np.bool_]:
     end in `Z` or have a colon at -3.
     """
     _, offsets_buffer, data_buffer = column.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int32)[: len(column) + 1]
+    offsets = np.frombuffer(offsets_buffer, np.int32, len(column) + 1)
     start, end = offsets[:-1], offsets[1:]
     long_enough: npt.NDArray[np.bool_] = (end - start) >= _TEXT_LENGTH_MIN
     if not long_enough.any():
         return long_enough
     data = np.frombuffer(data_buffer, np.uint8)
-    start, end = np.where(long_enough, start, 0), np.where(long_enough, end, _TEXT_LENGTH_MIN)
+    if not long_enough.all():
+        start, end = np.where(long_enough, start, 0), np.where(long_enough, end, _TEXT_LENGTH_MIN)
     whole: npt.NDArray[np.bool_] = data[start + 16] == _COLON
     whole &= (data[end - 1] == _Z) | (data[end - 3] == _COLON)
     return whole & long_enough
