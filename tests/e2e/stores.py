@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import unquote
 
 from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, TopicPartition
@@ -73,7 +75,7 @@ def _rows(clickhouse: Client, columns: str, table: str) -> Iterator[Any]:
 
 def _expected_events(expected: Expected) -> dict[Any, Any]:
     return {
-        event.position[1:]: (
+        event.position: (
             event.tenant_id,
             event.event_name,
             event.external_customer_id,
@@ -86,7 +88,8 @@ def _expected_events(expected: Expected) -> dict[Any, Any]:
 
 def _events(clickhouse: Client) -> dict[Any, Any]:
     columns = "partition, offset, tenant_id, event_name, external_customer_id, id, timestamp"
-    return {row[:2]: row[2:] for row in _rows(clickhouse, columns, "usage_events")}
+    rows = _rows(clickhouse, columns, "usage_events")
+    return {("usage-events", *row[:2]): (*row[2:6], _utc(row[6])) for row in rows}
 
 
 def _expected_windows(expected: Expected) -> dict[Any, Any]:
@@ -144,7 +147,9 @@ def read_wallets(redis: Redis) -> dict[tuple[str, str, str], tuple[Decimal, Deci
         if redis.type(key) == b"hash":
             stored: Any = redis.hgetall(key)
             fields = {name.decode(): value.decode() for name, value in stored.items()}
-            place = (fields["tenant_id"], fields["external_customer_id"], fields["currency"])
+            account = re.fullmatch(r"wallet:\{(.*):(.*)\}:.*", key.decode())
+            assert account is not None, key
+            place = (unquote(account[1]), unquote(account[2]), fields["currency"])
             balance, unpaid, usage, available = (
                 Decimal(fields[name]) for name in ("balance", "unpaid_invoices", "usage", "available")
             )
