@@ -152,9 +152,9 @@ class PartitionLog:
 
     def delete_before(self, offset: int) -> int:
         """Moves the start to `offset` (-1: the end) and gives the new start. Raises OFFSET_OUT_OF_RANGE."""
-        if offset < 0:
+        if offset == -1:
             offset = self.end_offset
-        if offset > self.end_offset:
+        if not 0 <= offset <= self.end_offset:
             raise RefusedError(ErrorCode.OFFSET_OUT_OF_RANGE)
         if offset > self.start_offset:
             write_atomically(self.directory / _START, str(offset))

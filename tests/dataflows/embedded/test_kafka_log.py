@@ -233,6 +233,8 @@ def test_a_time_is_found_only_among_what_is_kept(tmp_path: Path) -> None:
     log.delete_before(13)
     assert log.offset_for_time(NOW_MS) == (13, NOW_MS + 130)
     assert log.latest_time() == (19, NOW_MS + 190)
+    with pytest.raises(RefusedError):
+        log.delete_before(-2)
     log.delete_before(-1)
     assert log.offset_for_time(NOW_MS) is None
     assert log.latest_time() is None

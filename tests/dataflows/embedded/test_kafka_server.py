@@ -1,16 +1,20 @@
 """The limits on what clients may hold of the broker, with limits small enough to reach."""
 
 import asyncio
+import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dataflows.embedded.kafka_broker import Broker, BrokerConfig
-from dataflows.embedded.kafka_server import Limits, Server
+from dataflows.embedded.kafka_server import APIS, Limits, Server
+from dataflows.embedded.kafka_wire import ApiKey, MalformedError, Reader
 
 API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 77, -1)
 WAIT_S = 0.3
@@ -130,3 +134,33 @@ def test_connections_over_the_limit_wait_for_one_to_end(tmp_path: Path) -> None:
             assert await has_answered(third[0])
 
     asyncio.run(scenario())
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    opened = Broker(BrokerConfig(tmp_path_factory.mktemp("broker")))
+    opened.open()
+    opened.topics.create("t", 2, {})
+    yield opened
+    opened.close()
+
+
+# Pieces of requests: small numbers of every width, strings, and anything.
+PIECES = st.sampled_from([b"\0", b"\1", b"\0\1t", b"\0\0\0\1", b"\0\0\0\2", b"\xff" * 4, b"\0" * 8])
+BODIES = st.lists(PIECES | st.binary(max_size=9), max_size=30).map(b"".join)
+REQUESTS = st.sampled_from(sorted(APIS)).flatmap(
+    lambda key: st.tuples(st.just(key), st.integers(APIS[key].version_min, APIS[key].version_max), BODIES)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(request=REQUESTS)
+def test_any_bytes_are_answered_or_malformed(broker: Broker, request: tuple[ApiKey, int, bytes]) -> None:
+    key, version, body = request
+
+    async def answered() -> None:
+        async with asyncio.timeout(0.01):  # a fetch may wait
+            await APIS[key].handler(broker, Reader(body), version)
+
+    with contextlib.suppress(MalformedError, TimeoutError):
+        asyncio.run(answered())
