@@ -1,4 +1,4 @@
-"""The Kafka source against real brokers: nothing skipped or read twice, and clear words when it can't be."""
+"""The Kafka source against real brokers: what it reads, from where, and when it ends."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from dataflows.embedded import Kafka
 from dataflows.offsets import Position, Start
-from dataflows.sources import KafkaConfig, KafkaPartition, KafkaSource, SourceConfig, SourceError, drain
-from schemas.events import RawBatch
+from dataflows.sources import KafkaSource, drain
 from tests.dataflows.embedded.kafka_clients import new_topic
+from tests.dataflows.source_parts import (
+    TIMEOUT_S,
+    Offsets,
+    Part,
+    config,
+    contents,
+    delete_records,
+    numbered,
+    produce,
+    start_flow,
+)
 from tests.kafka_brokers import KafkaBroker
 
 pytestmark = pytest.mark.kafka
-
-TIMEOUT_S = 20.0
-Offsets = list[tuple[int, bytes | None]]
 
 
 @pytest.fixture(autouse=True)
@@ -33,76 +39,6 @@ def _not_draining() -> Iterator[None]:
     drain.clear()
     yield
     drain.clear()
-
-
-def produce(brokers: str, topic: str, values: list[str], partition: int = 0) -> None:
-    producer = Producer({"bootstrap.servers": brokers, "linger.ms": 1, "log_level": 2})
-    for value in values:
-        producer.produce(topic, value, partition=partition)
-    assert producer.flush(TIMEOUT_S) == 0
-
-
-def delete_records(brokers: str, topic: str, before: int) -> None:
-    admin = AdminClient({"bootstrap.servers": brokers})
-    for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
-        future.result(TIMEOUT_S)
-
-
-def config(brokers: str, *topics: str, group: str = "lag") -> SourceConfig:
-    kafka = KafkaConfig(brokers, group, {"log_level": "0"}, timeout_s=TIMEOUT_S)
-    return SourceConfig(kafka=kafka, topics=topics, batch_messages_max=100)
-
-
-class Part:
-    """A part polled by hand, as Bytewax polls it."""
-
-    def __init__(
-        self,
-        source_config: SourceConfig,
-        part: str,
-        state: bytes | None = None,
-        now_getter: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self.partition: KafkaPartition = KafkaSource(source_config, now_getter).build_part(
-            "usage", part, state
-        )
-
-    def poll_until(
-        self, done: Callable[[list[RawBatch]], bool], timeout_s: float = TIMEOUT_S
-    ) -> list[RawBatch]:
-        batches: list[RawBatch] = []
-        deadline = time.monotonic() + timeout_s
-        while not done(batches):
-            assert time.monotonic() < deadline, f"timed out with {len(batches)} batches"
-            batches += self.partition.next_batch()
-            time.sleep(0.002)
-        return batches
-
-    def read(self, count: int) -> Offsets:
-        """Offsets and values of the next records, exactly `count` of them."""
-        read = contents(self.poll_until(lambda batches: len(contents(batches)) >= count))
-        assert len(read) == count
-        return read
-
-    def read_to_stop(self) -> Offsets:
-        batches: list[RawBatch] = []
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            try:
-                batches += self.partition.next_batch()
-            except StopIteration:
-                return contents(batches)
-            time.sleep(0.002)
-        raise AssertionError(f"not stopped after {len(contents(batches))} records")
-
-
-def contents(batches: list[RawBatch]) -> Offsets:
-    return [(record.offset(), record.value()) for batch in batches for record in batch.records]
-
-
-def numbered(start: int, end: int) -> tuple[list[str], Offsets]:
-    """Values to produce, and what reads as them."""
-    return [f"v{n}" for n in range(start, end)], [(n, f"v{n}".encode()) for n in range(start, end)]
 
 
 def test_batches_hold_every_record_once_in_order_and_at_most_their_limit(kafka_broker: KafkaBroker) -> None:
@@ -157,57 +93,6 @@ def test_the_first_start_is_at_the_oldest_record_or_the_end(
     part = Part(replace(config(brokers, topic), start=start), f"{topic}/0")
     produce(brokers, topic, ["v4"])
     assert part.read(len(expected)) == expected
-
-
-def test_records_that_expired_unread_are_an_error(kafka_broker: KafkaBroker) -> None:
-    brokers = kafka_broker.bootstrap
-    topic = new_topic(brokers)
-    produce(brokers, topic, numbered(0, 4)[0])
-    part = Part(config(brokers, topic), f"{topic}/0")
-    part.read(4)
-    state = part.partition.snapshot()
-    produce(brokers, topic, numbered(4, 10)[0])
-    delete_records(brokers, topic, 4)
-    assert Part(config(brokers, topic), f"{topic}/0", state).read(6) == numbered(4, 10)[1]
-    delete_records(brokers, topic, 7)
-    with pytest.raises(SourceError, match=rf"{topic}/0: records 4 to 6 were not metered and are gone"):
-        Part(config(brokers, topic), f"{topic}/0", state)
-
-
-def test_an_offset_past_the_end_is_an_error(kafka_broker: KafkaBroker) -> None:
-    brokers = kafka_broker.bootstrap
-    topic = new_topic(brokers)
-    produce(brokers, topic, numbered(0, 4)[0])
-    part = Part(config(brokers, topic), f"{topic}/0")
-    state = replaced(part.partition.snapshot(), next_offset=5)
-    with pytest.raises(SourceError, match="is at offset 5, but the partition ends at 4"):
-        Part(config(brokers, topic), f"{topic}/0", state)
-
-
-def test_a_snapshot_of_another_cluster_is_an_error(kafka_broker: KafkaBroker) -> None:
-    brokers = kafka_broker.bootstrap
-    topic = new_topic(brokers)
-    state = Part(config(brokers, topic), f"{topic}/0").partition.snapshot()
-    with pytest.raises(SourceError, match="is of Kafka cluster elsewhere, the brokers are of"):
-        Part(config(brokers, topic), f"{topic}/0", replaced(state, cluster_id="elsewhere"))
-
-
-def replaced(state: bytes, **changes: object) -> bytes:
-    position = Position.decode(state)
-    fields = {name: getattr(position, name) for name in Position.__struct_fields__}
-    return Position(**{**fields, **changes}).encode()
-
-
-def test_an_unknown_topic_and_an_unreachable_broker_are_named(kafka_broker: KafkaBroker) -> None:
-    brokers = kafka_broker.bootstrap
-    with pytest.raises(SourceError, match=r"no topic 'nowhere'.*METERLINE_USAGE_TOPIC"):
-        KafkaSource(config(brokers, "nowhere")).list_parts()
-    away = config("127.0.0.1:1", "usage")
-    away = replace(away, kafka=replace(away.kafka, timeout_s=1))
-    started_s = time.monotonic()
-    with pytest.raises(SourceError, match=r"no Kafka broker at 127\.0\.0\.1:1 answered within 1 s.*refused"):
-        KafkaSource(away).list_parts()
-    assert time.monotonic() - started_s < 5
 
 
 def test_until_end_stops_at_the_end_seen_at_start(kafka_broker: KafkaBroker) -> None:
@@ -293,40 +178,6 @@ def test_the_group_has_the_offset_of_the_snapshot_before(kafka_broker: KafkaBrok
     tool.close()
 
 
-def test_a_crashed_broker_is_waited_for_and_read_on_without_a_gap(tmp_path: Path) -> None:
-    with Kafka(tmp_path) as broker:
-        topic = new_topic(broker.address)
-        values, expected = numbered(0, 500)
-        produce(broker.address, topic, values)
-        clock = [datetime.now(UTC)]
-        part = Part(config(broker.address, topic), f"{topic}/0", now_getter=lambda: clock[0])
-        assert part.read(500) == expected
-        broker.kill()
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
-            clock[0] += timedelta(seconds=1)
-            late = part.partition.next_batch()
-            time.sleep(0.01)
-        assert late == []  # no heartbeat: nobody knows what is appended now
-        broker.start()
-        values, expected = numbered(500, 900)
-        produce(broker.address, topic, values)
-        assert part.read(400) == expected
-        assert Position.decode(part.partition.snapshot()).next_offset == 900
-        broker.kill()
-        part.partition.snapshot()
-        closed_s = time.monotonic()
-        part.partition.close()
-        assert time.monotonic() - closed_s < 10  # it waits for a commit that nobody answers
-
-
-def start_flow(directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """The flow of `source_flow.py` from a topic to the file `out`."""
-    with (directory / "log").open("ab") as log:
-        command = [sys.executable, "-m", "tests.dataflows.source_flow", *arguments]
-        return subprocess.Popen(command, stdout=log, stderr=log)
-
-
 def wait_for_lines(path: Path, count: int, flow: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not path.exists() or len(path.read_text().split()) < count:
@@ -352,9 +203,3 @@ def test_sigterm_drains_a_flow_and_nothing_is_read_twice(tmp_path: Path) -> None
             flow.send_signal(signal.SIGTERM)
             assert flow.wait(TIMEOUT_S) == 0
         assert sorted(map(int, (tmp_path / "out").read_text().split())) == list(range(total))
-
-
-def test_a_flow_that_cannot_read_exits_non_zero_and_says_why(tmp_path: Path) -> None:
-    flow = start_flow(tmp_path, "127.0.0.1:1", "usage", str(tmp_path / "out"))
-    assert flow.wait(TIMEOUT_S) != 0
-    assert "no Kafka broker at 127.0.0.1:1 answered" in (tmp_path / "log").read_text()
