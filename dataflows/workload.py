@@ -202,7 +202,7 @@ class Workload:
         )
 
     def _bad(self, draw: _Draw, reason: Reason) -> Produced:
-        name = "llm_tokens" if reason is Reason.VALUE_NOT_SCALAR else "storage"
+        name = "llm_tokens" if reason in _UNIQUE_REASONS else "storage"
         made = self._event(draw._replace(name=name, form=FORMS - 1))
         event = orjson.loads(made.value)
         if reason is Reason.TOO_LARGE:
@@ -308,8 +308,12 @@ _BREAK: dict[Reason, _Break] = {
     Reason.VALUE_NOT_NUMERIC: _set_property(gb_hours="plenty"),
     Reason.VALUE_OUT_OF_RANGE: _set_property(gb_hours=10**18),
     Reason.VALUE_NOT_SCALAR: _set_property(user_id=["u1"]),
+    Reason.VALUE_TOO_LONG: _set_property(user_id="u" * 1025),
 }
 """How a good event is broken to be refused for each reason that a producer can cause."""
+
+_UNIQUE_REASONS = {Reason.VALUE_NOT_SCALAR, Reason.VALUE_TOO_LONG}
+"""Of these, the ones that only a COUNT_UNIQUE meter has."""
 
 
 def _zipf(count: int, exponent: float) -> Chances:

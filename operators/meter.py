@@ -4,12 +4,15 @@ An event is read by every meter of its event name whose filters it passes. If on
 its value, the event is rejected as a whole, before anyone takes its id: a repaired event with the same
 id still counts, and no meter counts what another refused.
 
-Stateless. Only the properties that some meter names are decoded, once for each event name.
+Stateless. Only the properties that some meter names are decoded, once for each event name. What `decode` let
+through unread may still be unreadable here, as is an integer of over 4,300 characters: that costs its own
+event only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,7 @@ import bytewax.operators as op
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from bytewax.dataflow import Stream, operator
 
 from operators.aggregate import parse_decimals
@@ -25,7 +29,15 @@ from schemas.events import REASONS, EventBatch, Reason, Reject
 from schemas.meters import AggregationType, JsonNumber, Meter, canonical_text
 from schemas.usage import I64, MeteredBatch, Progress, Readings
 
+UNIQUE_BYTES_MAX = 1_024
+"""Of a COUNT_UNIQUE value's canonical text; an event with a longer one is a reject. Hashing a batch takes as
+long as its longest text: 1.7 s for one of 1 MB."""
+
 VALUE_SHOWN_MAX = 80
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_ESCAPED = re.compile(r'["\\\x00-\x1f]')
+"""Characters in a property's name that a msgspec Struct refuses to have in a field's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +70,39 @@ class EventMeters:
         self.meters = meters
         self._keys = sorted({key for _, meter in meters for key in _properties_of(meter)})
         # Property names are the users': they become attributes f0, f1, ... of a struct.
-        attributes = [(f"f{i}", Any, None) for i in range(len(self._keys))]
-        struct = msgspec.defstruct(
-            "Properties",
-            attributes,
-            rename={f"f{i}": key for i, key in enumerate(self._keys)},
-            gc=False,
-        )
-        self._decode = msgspec.json.Decoder(struct, float_hook=JsonNumber).decode
+        kind: Any = dict[str, Any]
+        self._get: Callable[[Any, str], Any] = dict.get
+        self._names = {key: key for key in self._keys}
+        if not any(map(_ESCAPED.search, self._keys)):
+            self._names = {key: f"f{i}" for i, key in enumerate(self._keys)}
+            self._get = getattr
+            kind = msgspec.defstruct(
+                "Properties",
+                [(name, Any, None) for name in self._names.values()],
+                rename={name: key for key, name in self._names.items()},
+                gc=False,
+            )
+        self._decode = msgspec.json.Decoder(kind, float_hook=JsonNumber).decode
 
-    def columns(self, properties: list[bytes | memoryview]) -> dict[str, _Column]:
+    def read(self, properties: Sequence[bytes | memoryview]) -> tuple[dict[str, _Column], list[_Refused]]:
+        """The columns that the meters read. Events that can't be read are in none, so that rows move up."""
         if not self._keys:
-            return {}
-        decode = self._decode
-        decoded = [decode(text) for text in properties]
-        return {
-            key: _Column([getattr(values, f"f{i}") for values in decoded]) for i, key in enumerate(self._keys)
+            return {}, []
+        decode, refused = self._decode, []
+        try:
+            decoded = [decode(text) for text in properties]
+        except _UNREADABLE:
+            decoded = []
+            for at, text in enumerate(properties):
+                try:
+                    decoded.append(decode(text))
+                except _UNREADABLE as error:
+                    refused.append(_Refused(at, Reason.PROPERTIES_INVALID, f"`properties`: {error}"))
+        get = self._get
+        columns = {
+            key: _Column([get(values, name) for values in decoded]) for key, name in self._names.items()
         }
+        return columns, refused
 
 
 def _properties_of(meter: Meter) -> list[str]:
@@ -128,9 +156,19 @@ def _read_tokens(meter_id: str, field: str, column: _Column, at: I64) -> tuple[I
                 refused.append(_Refused(i, Reason.VALUE_NOT_SCALAR, detail))
         at = at[np.fromiter((text is not None for text in texts), np.bool_, len(texts))]
         texts = [text for text in texts if text is not None]
+    strings = pa.array(texts, pa.string())
+    lengths = pc.binary_length(strings).to_numpy()
+    fits = lengths <= UNIQUE_BYTES_MAX
+    if not fits.all():
+        for i, length in zip(at[~fits].tolist(), lengths[~fits].tolist(), strict=True):
+            detail = (
+                f"meter {meter_id}: properties.{field} = {_shown(column.values[i])}: {length} bytes are"
+                f" over the limit of {UNIQUE_BYTES_MAX}"
+            )
+            refused.append(_Refused(i, Reason.VALUE_TOO_LONG, detail))
+        at, strings = at[fits], strings.filter(pa.array(fits))
     zeros = _zeros(len(at))
-    tokens = city_hash64(pa.array(texts, pa.string()))
-    return at, Readings(zeros.row, zeros.meter, zeros.lo, zeros.hi, tokens), refused
+    return at, Readings(zeros.row, zeros.meter, zeros.lo, zeros.hi, city_hash64(strings)), refused
 
 
 def _zeros(count: int) -> Readings:
@@ -182,7 +220,10 @@ class Measure:
     ) -> None:
         properties = batch.properties
         texts = properties if len(rows) == len(properties) else [properties[i] for i in rows.tolist()]
-        columns = meters.columns(list(texts))
+        columns, unreadable = meters.read(texts)
+        if unreadable:
+            refused.update((int(rows[why.at]), why) for why in unreadable)
+            rows = np.delete(rows, [why.at for why in unreadable])
         for index, meter in meters.meters:
             at, readings, bad = _read(meter, columns, _passing(meter, columns, len(rows)))
             for why in bad:

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     VALUE_NOT_NUMERIC = "value_not_numeric"
     VALUE_OUT_OF_RANGE = "value_out_of_range"
     VALUE_NOT_SCALAR = "value_not_scalar"
+    VALUE_TOO_LONG = "value_too_long"
     ACCOUNT_EVENT_INVALID = "account_event_invalid"
     ACCOUNT_EVENT_IMPOSSIBLE = "account_event_impossible"
     STORE_REJECTED = "store_rejected"
@@ -49,7 +50,8 @@ REASONS: dict[Reason, str] = {
     Reason.MISSING_CUSTOMER: "no `external_customer_id` (CloudEvents: `subject`) and no `customer_id`",
     Reason.FIELD_INVALID: "a field has the wrong JSON type",
     Reason.FIELD_TOO_LONG: "a name or an id is over 256 bytes",
-    Reason.PROPERTIES_INVALID: "`properties` (CloudEvents: `data`) is not an object",
+    Reason.PROPERTIES_INVALID: "`properties` (CloudEvents: `data`) is not an object, or a meter reads"
+    " an integer of over 4,300 characters in it",
     Reason.TIMESTAMP_INVALID: "`timestamp` is not RFC 3339 with a zone",
     Reason.TIMESTAMP_AHEAD: "`timestamp` is over METERLINE_EVENT_AHEAD_MAX_S after the append time",
     Reason.TIMESTAMP_TOO_OLD: "`timestamp` is over METERLINE_EVENT_AGE_MAX_D before the append time",
@@ -57,6 +59,7 @@ REASONS: dict[Reason, str] = {
     Reason.VALUE_NOT_NUMERIC: "a matching SUM or AVG meter's field is not a number or a numeric string",
     Reason.VALUE_OUT_OF_RANGE: "a matching meter's value is not between -1e18 and 1e18",
     Reason.VALUE_NOT_SCALAR: "a matching COUNT_UNIQUE meter's field is an object or a list",
+    Reason.VALUE_TOO_LONG: "a matching COUNT_UNIQUE meter's value is over 1,024 bytes",
     Reason.ACCOUNT_EVENT_INVALID: "the account event does not have the fields its type asks for",
     Reason.ACCOUNT_EVENT_IMPOSSIBLE: "the account event contradicts the account (an unknown invoice, say)",
     Reason.STORE_REJECTED: "ClickHouse refuses the row for good",

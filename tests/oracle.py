@@ -26,6 +26,7 @@ from tests.oracle_events import (
     RejectedError,
     Rules,
     canonical,
+    holds_huge_integer,
     read_event,
     read_json,
     read_quantity,
@@ -162,8 +163,13 @@ def read_catalog(text: str) -> dict[str, Any]:
 def read_meters(event: Event, meters: list[dict[str, Any]]) -> list[Reading]:
     """The readings of every meter that takes the event; one meter that can't read it rejects it whole."""
     readings = []
+    meters = [one for one in meters if one["event_name"] == event.event_name]
     for meter in meters:
-        if meter["event_name"] == event.event_name and all(
+        for name in [one["key"] for one in meter.get("filters", [])] + [meter["aggregation"].get("field")]:
+            if holds_huge_integer(event.properties.get(name)):
+                raise RejectedError("properties_invalid")
+    for meter in meters:
+        if all(
             canonical(event.properties.get(one["key"])) in [canonical(value) for value in one["values"]]
             for one in meter.get("filters", [])
         ):
@@ -174,6 +180,8 @@ def read_meters(event: Event, meters: list[dict[str, Any]]) -> list[Reading]:
             elif kind == "COUNT_UNIQUE":
                 if isinstance(value, dict | list):
                     raise RejectedError("value_not_scalar")
+                if len((canonical(value) or "").encode()) > 1024:
+                    raise RejectedError("value_too_long")
                 if value is not None:
                     readings.append(Reading(meter["id"], Decimal(0), canonical(value), event))
             elif value is not None:

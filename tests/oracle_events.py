@@ -65,6 +65,10 @@ class Event:
     position: Position
 
 
+class HugeInteger(Decimal):
+    """An integer of over 4,300 characters: no property that a meter reads may hold one."""
+
+
 class RejectedError(Exception):
     """The event goes to the dead letters; the message is the reason code."""
 
@@ -140,7 +144,7 @@ def read_json(text: str) -> Any:
     escapes = re.sub(r"\\[^u]", "", text)
     if re.search(r"\\u[dD][89a-fA-F]", re.sub(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..", "", escapes)):
         raise ValueError("half a surrogate pair")
-    return json.loads(text, parse_float=read_number, parse_int=read_number, parse_constant=refuse)
+    return json.loads(text, parse_float=read_number, parse_int=read_integer, parse_constant=refuse)
 
 
 def read_number(text: str) -> Decimal:
@@ -148,6 +152,16 @@ def read_number(text: str) -> Decimal:
         return Decimal(text)
     except InvalidOperation:  # an exponent of over 18 digits: out of range, and all one value to COUNT_UNIQUE
         return Decimal("Infinity")
+
+
+def read_integer(text: str) -> Decimal:
+    return HugeInteger(text) if len(text) > 4300 else Decimal(text)
+
+
+def holds_huge_integer(value: object) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(holds_huge_integer, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, HugeInteger)
 
 
 def read_text(raw: dict[str, Any], name: str) -> str:

@@ -235,6 +235,7 @@ FIELD_REJECTS: list[tuple[str, dict[str, Any]]] = [
     ("value_out_of_range", {"properties": {"ms": "-1e9999999"}}),
     ("value_missing", {"event_name": "llm", "properties": {"model": "large", "tier": "a"}}),
     ("value_not_scalar", {"event_name": "seat", "properties": {"user": {}}}),
+    ("value_too_long", {"event_name": "seat", "properties": {"user": "é" * 512 + "u"}}),
 ]
 
 
@@ -256,6 +257,21 @@ def test_a_field_is_rejected_and_rejects_the_event_whole(
 
 
 @pytest.mark.parametrize(
+    ("where", "rejected"), [(b'"ms": %s', True), (b'"ms": [{"a": %s}]', True), (b'"unread": %s', False)]
+)
+def test_an_integer_of_over_4300_characters_is_refused_where_a_meter_reads_it(
+    log: Log, where: bytes, rejected: bool
+) -> None:
+    value = (
+        b'{"id": "x", "event_name": "call", "customer_id": "c", "properties": {"ms": 1, '
+        + where % (b"9" * 4301)
+        + b"}}"
+    )
+    position = log.add_value(0, value)
+    assert log.judge().rejects == ({position: "properties_invalid"} if rejected else {})
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"timestamp": "2026-11-23T12:05:00.0009Z"},
@@ -264,6 +280,7 @@ def test_a_field_is_rejected_and_rejects_the_event_whole(
         {"id": "é" * 128},
         {"properties": {"ms": "999999999999999999.999999999999"}},
         {"properties": None},
+        {"event_name": "seat", "properties": {"user": "é" * 512}},
         {"properties": {"text": "\U0001f680 \\ud800"}},  # in JSON a pair of surrogates, and no escape
     ],
 )
