@@ -33,25 +33,32 @@ _KINDS = {
 
 def explain(error: ErrorDetails, known_keys: Iterable[str]) -> tuple[Loc, str]:
     """Where and what: one of `ValidationError.errors()` in our words."""
-    kind, loc, value = error["type"], error["loc"], error["input"]
+    kind, loc = error["type"], error["loc"]
     context = error.get("ctx", {})
     if kind == "missing":
         return loc, "is required"
     if kind == "extra_forbidden":
         return loc, "is not a known key" + did_you_mean(str(loc[-1]), known_keys)
-    if kind in {"union_tag_not_found", "union_tag_invalid"}:
-        key = str(context["discriminator"]).strip("'")
-        if kind == "union_tag_invalid":
-            return (*loc, key), f"must be one of {context['expected_tags']}, got {shown(context['tag'])}"
-        return (*loc, key), "is required"
+    if kind == "invalid_key":
+        return loc[:-1], f"has the key {shown(error['input'])}: keys are text"
+    if kind == "union_tag_not_found":
+        return (*loc, str(context["discriminator"]).strip("'")), "is required"
+    if kind == "union_tag_invalid":
+        message = f"must be one of {context['expected_tags']}, got {shown(context['tag'])}"
+        return (*loc, str(context["discriminator"]).strip("'")), message
+    return loc, _rule(error)
+
+
+def _rule(error: ErrorDetails) -> str:
+    kind, value = error["type"], error["input"]
     message = re.sub(
         r"^(Input|Tuple|String|Value) should", "must", error["msg"].removeprefix("Value error, ")
     )
     if kind in _KINDS:
         message = f"must be {_KINDS[kind]}"
     elif isinstance(value, Mapping | list | tuple):  # a rule about its members: the rule says all
-        return loc, message
-    return loc, f"{message}, got {shown(value)}"
+        return message
+    return f"{message}, got {shown(value)}"
 
 
 def is_echo(error: ErrorDetails, errors: list[ErrorDetails]) -> bool:
@@ -72,10 +79,15 @@ def shown(value: object) -> str:
     if isinstance(value, Mapping | list | tuple):
         return "a mapping" if isinstance(value, Mapping) else "a list"
     exact = isinstance(value, JsonNumber | Decimal)
-    text = str(value) if exact else json.dumps(value, default=str, ensure_ascii=False)
+    text = _printable(str(value) if exact else json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
 
 
 def path_text(loc: Loc) -> str:
-    """`plans[0].charges[1].price`"""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+    """`plans[0].charges[1].price`, in one line whatever the keys are."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in loc)
+    return "".join(parts).removeprefix(".")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -7,7 +7,7 @@ spelling (`JsonNumber`): nothing becomes a float, a date, an octal or a sexagesi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -97,19 +97,25 @@ def _duplicate_keys(node: yaml.Node, loc: Loc, seen: set[int]) -> Iterator[tuple
 
 
 class _Loader(yaml.SafeLoader):
+    """Knows text, lists, mappings, merges and what `_resolve` adds; refuses `!!int`, `!!set` and the like."""
+
     yaml_implicit_resolvers: ClassVar[Any] = {}  # type: ignore[misc]  # types-PyYAML lacks the ClassVar
+    yaml_constructors: ClassVar[Any] = {
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map", None)
+    }
 
 
-def _resolve(tag: str, pattern: str, first: str) -> None:
+def _resolve(tag: str, pattern: str, first: str, construct: Callable[[str], object] | None = None) -> None:
     # PyYAML only looks at patterns filed under the scalar's first character; "" is the empty scalar's.
     compiled = re.compile(rf"(?:{pattern})\Z", re.ASCII)
     for character in [*first, *([""] if compiled.match("") else [])]:
         _Loader.add_implicit_resolver(tag, compiled, [character])
+    if construct is not None:
+        _Loader.add_constructor(tag, lambda _, node: construct(node.value))
 
 
-_NUMBER = "!json-number"
-_resolve("tag:yaml.org,2002:null", "~|null|Null|NULL|", "~nN")
-_resolve("tag:yaml.org,2002:bool", "true|True|TRUE|false|False|FALSE", "tTfF")
+_resolve("!null", "~|null|Null|NULL|", "~nN", lambda _: None)
+_resolve("!bool", "true|True|TRUE|false|False|FALSE", "tTfF", lambda text: text.lower() == "true")
+_resolve("!number", r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?", "-0123456789", JsonNumber)
 _resolve("tag:yaml.org,2002:merge", "<<", "<")
-_resolve(_NUMBER, r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?", "-0123456789")
-_Loader.add_constructor(_NUMBER, lambda _, node: JsonNumber(node.value))

@@ -21,8 +21,9 @@ PLAN = "{id: p, currency: EUR}"
 def problems(text: str | bytes) -> list[str]:
     with pytest.raises(CatalogError) as caught:
         load_catalog(text)
-    assert str(caught.value).splitlines() == [str(problem) for problem in caught.value.problems]
-    return [str(problem) for problem in caught.value.problems]
+    lines = str(caught.value).splitlines()
+    assert lines == [str(problem) for problem in caught.value.problems]
+    return lines
 
 
 def with_price(price: str, meter: str = "m") -> str:
@@ -158,7 +159,12 @@ color: red
         (METERS + METERS, ["line 2: meters: is a key twice in one mapping, in lines 1 and 2"]),
         (METERS + f"plans: [{PLAN}, {PLAN}]", ['line 2: plans[1].id: "p" is the id of plans[0] as well']),
         (METERS + "default_plan: p", ['line 2: default_plan: "p" is not a plan']),
-        (with_price("{model: flat, amount: !!float 1.5}"), ["price.amount: must be a number as text"]),
+        (with_price("{model: flat, amount: !!float 1.5}"), ["could not determine a constructor for the tag"]),
+        ("x: !!int zz", ["line 1: not YAML, column 4: could not determine a constructor for the tag"]),
+        (METERS + "1.5: x", ["line 2: 1.5: is not a known key"]),
+        (METERS + "true: x", ["line 1: has the key true: keys are text"]),
+        (METERS + '"a\\nb\\u2028": x', ["line 2: a\\nb\\u2028: is not a known key"]),
+        (METERS + 'default_plan: "\\x85"', ["pattern", 'line 2: default_plan: "\\x85" is not a plan']),
         (with_price("{model: flat, amount: true}"), ["price.amount: must be a number as text"]),
         (with_price("{model: flat, amount: 1}", "x"), ['plans[0].charges[0].meter: "x" is not a meter']),
     ],
