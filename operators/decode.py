@@ -72,7 +72,9 @@ def decode_batch(batch: RawBatch, config: DecodeConfig) -> tuple[EventBatch, lis
                 events[row] = examine(records[row], config)
                 kept[row] = repaired = True
             except RefusedError as refused:
-                rejects.append(_reject(batch, records[row], refused))
+                rejects.append(
+                    Reject.of(records[row], batch.topic, batch.partition, refused.reason, refused.detail)
+                )
         records, events = list(compress(records, kept)), list(compress(events, kept))
         if repaired:
             columns, _ = _columns(batch.partition, records, events, config)
@@ -236,18 +238,3 @@ def _joined(texts: Sequence[msgspec.Raw]) -> tuple[pa.Array, npt.NDArray[np.uint
 
 def _timestamps(ms: Milliseconds) -> pa.Array:
     return pa.array(ms).view(TIMESTAMP_MS)
-
-
-def _reject(batch: RawBatch, record: Record, refused: RefusedError) -> Reject:
-    return Reject(
-        reason=refused.reason,
-        detail=refused.detail,
-        topic=batch.topic,
-        partition=batch.partition,
-        offset=record.offset(),
-        # What a producer may have set beyond any calendar is a number that a dead letter's column holds.
-        append_ms=min(max(record.timestamp()[1], 0), TIMESTAMP_MS_MAX),
-        key=record.key() or b"",
-        payload=record.value() or b"",
-        headers=tuple((name, value or b"") for name, value in record.headers() or ()),
-    )
