@@ -29,6 +29,7 @@ from bytewax.operators import KeyedStream
 from bytewax.outputs import FixedPartitionedSink
 
 from dataflows.catalogs import read_catalog
+from dataflows.operator_metrics import EVICTED_IDS
 from dataflows.settings import Settings
 from dataflows.sources import KafkaConfig, KafkaSource, SourceConfig
 from operators.bill import bill
@@ -94,7 +95,7 @@ def build_flow(
     metered = meter("meter", decoded.events, meters=catalog.meters)
     slices = shard("shard", metered.metered, shards=shards)
     horizon = DedupeConfig(settings.dedupe_horizon_s, settings.dedupe_ids_max)
-    counted = dedupe("dedupe", slices, config=horizon)
+    counted = dedupe("dedupe", slices, config=horizon, on_evicted=EVICTED_IDS.inc)
     op.output("usage_events", op.filter_map_value("events", counted, _events), sinks.usage_events)
 
     windows = [WindowedMeter.of(m) for m in catalog.meters]

@@ -5,16 +5,22 @@ An event is a repeat if the same id was let through and the two records were app
 replay changes the verdict. Copies on one partition are judged in offset order.
 
 State, a shard: two sorted numpy columns, identity hash (uint64) and append second (uint32), 12 bytes
-an id. Ids leave when every source is `horizon_s` past them, or, oldest first, when there are more
-than `ids_max` (counted in `evicted_by_limit`: the horizon is then shorter than asked for).
+an id, in memory as in the snapshot. An epoch's snapshot of 10 thousand ids takes 0.5 ms, of 100 thousand
+2.6 ms, of a million 24 ms and 12 MB (measured): with 32 shards of a million ids, that is 0.8 s and 384 MB
+every epoch. Admitting takes 0.4 to 0.9 us an id in slices of 2,000.
+
+Ids leave when every source is `horizon_s` past them, or, oldest first, when a merge finds more than
+`ids_max` (`on_evicted` is told: the horizon is then shorter than asked for). Between merges, which are at
+the latest at each snapshot, `RECENT_MAX` ids or an eighth more than that may be there.
 An identity is a 64-bit hash: with 10 million ids in the horizon, the chance that any two different
 ones meet is 3e-6 a horizon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import bytewax.operators as op
 import msgspec
@@ -24,6 +30,7 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from typing_extensions import override
 
 from operators.aggregate import locate
+from operators.snapshot_format import check_format
 from schemas.usage import I64, U32, U64, Mask, Slice, Watermark
 
 FORMAT = 1
@@ -37,16 +44,28 @@ class DedupeConfig:
     ids_max: int = 250_000
 
 
-class SeenIds:
-    """Which identities were let through, and when they were appended."""
+OnEvicted: TypeAlias = Callable[[int], None]
+"""Told how many ids the limit has evicted; operators count nothing themselves."""
 
-    def __init__(self, config: DedupeConfig) -> None:
+
+def _ignore(_: int) -> None:
+    pass
+
+
+class SeenIds:
+    """Which identities were let through, and when they were appended.
+
+    Both pairs of columns are sorted by hash. An id that was let through again after the horizon stands in
+    them again, until the watermark has passed it: a partition that lags may still bring copies of either.
+    """
+
+    def __init__(self, config: DedupeConfig, on_evicted: OnEvicted = _ignore) -> None:
         self._config = config
+        self._on_evicted = on_evicted
         self.hashes: U64 = np.empty(0, np.uint64)
         self.append_s: U32 = np.empty(0, np.uint32)
         self._recent_hashes: U64 = np.empty(0, np.uint64)
         self._recent_append_s: U32 = np.empty(0, np.uint32)
-        self.evicted_by_limit = 0
 
     def __len__(self) -> int:
         return len(self.hashes) + len(self._recent_hashes)
@@ -68,28 +87,31 @@ class SeenIds:
 
     def _judge_repeats(self, repeats: I64, append_s: U32, fresh: Mask) -> None:
         """Ids that stand several times in one slice are rare: judge them one by one, in offset order."""
-        before = last = -1
+        before, through = -1, list[int]()
         for i in repeats.tolist():
             if i - 1 != before:  # the first of another id stands before this one
-                last = i - 1 if fresh[i - 1] else -1
-            if last >= 0 and abs(int(append_s[i]) - int(append_s[last])) <= self._config.horizon_s:
+                through = [int(append_s[i - 1])] if fresh[i - 1] else []
+            second, before = int(append_s[i]), i
+            if fresh[i] and any(abs(second - other) <= self._config.horizon_s for other in through):
                 fresh[i] = False
             if fresh[i]:
-                last = i
-            before = i
+                through.append(second)
 
     def _seen(self, hashes: U64, seconds: U32, ids: U64, append_s: U32) -> Mask:
+        """Which ids stand in the columns with a second at most the horizon away."""
         at, found = locate(hashes, ids)
-        if found.any():
-            apart = np.abs(seconds[at[found]].astype(np.int64) - append_s[found].astype(np.int64))
-            found[found] = apart <= self._config.horizon_s
-        return found
+        seen, rows = np.zeros(len(ids), np.bool_), np.flatnonzero(found)
+        at = at[rows]
+        while len(rows):
+            apart = np.abs(seconds[at].astype(np.int64) - append_s[rows].astype(np.int64))
+            seen[rows[apart <= self._config.horizon_s]] = True
+            at += 1  # the same id, let through another time
+            again = at < len(hashes)
+            again[again] = hashes[at[again]] == ids[rows[again]]
+            at, rows = at[again], rows[again]
+        return seen
 
     def _remember(self, ids: U64, append_s: U32, watermark_s: int) -> None:
-        again = ids[1:] == ids[:-1]
-        if again.any():  # let through twice, further apart than the horizon: the later one counts from here
-            latest = np.append(~again, True)
-            ids, append_s = ids[latest], append_s[latest]
         self._recent_hashes, self._recent_append_s = _merged(
             self._recent_hashes, self._recent_append_s, ids, append_s
         )
@@ -103,7 +125,7 @@ class SeenIds:
         live = seconds.astype(np.int64) >= watermark_s - self._config.horizon_s
         excess = int(live.sum()) - self._config.ids_max
         if excess > 0:
-            self.evicted_by_limit += excess
+            self._on_evicted(excess)
             oldest_kept = np.partition(seconds[live], excess)[excess]
             newer = live & (seconds > oldest_kept)
             ties = np.flatnonzero(live & (seconds == oldest_kept))
@@ -114,18 +136,16 @@ class SeenIds:
 
 
 def _merged(hashes: U64, seconds: U32, new_hashes: U64, new_seconds: U32) -> tuple[U64, U32]:
-    """Both sorted columns as one; of an id in both the new append second stays."""
+    """Both sorted columns as one."""
     if not len(new_hashes):
         return hashes, seconds
-    at = np.searchsorted(hashes, new_hashes)
-    known = np.zeros(len(new_hashes), np.bool_)
-    inside = at < len(hashes)
-    known[inside] = hashes[at[inside]] == new_hashes[inside]
-    if known.any():
-        seconds = seconds.copy()
-        seconds[at[known]] = new_seconds[known]
-    new = ~known
-    return np.insert(hashes, at[new], new_hashes[new]), np.insert(seconds, at[new], new_seconds[new])
+    at = np.searchsorted(hashes, new_hashes) + np.arange(len(new_hashes))
+    old = np.ones(len(hashes) + len(new_hashes), np.bool_)
+    old[at] = False
+    both, both_seconds = np.empty(len(old), np.uint64), np.empty(len(old), np.uint32)
+    both[at], both_seconds[at] = new_hashes, new_seconds
+    both[old], both_seconds[old] = hashes, seconds
+    return both, both_seconds
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -139,13 +159,12 @@ class _Snapshot(msgspec.Struct, array_like=True):
 class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
     """Dedupe of one shard."""
 
-    def __init__(self, resume: bytes | None, config: DedupeConfig) -> None:
-        self._seen = SeenIds(config)
+    def __init__(self, resume: bytes | None, config: DedupeConfig, on_evicted: OnEvicted = _ignore) -> None:
+        self._seen = SeenIds(config, on_evicted)
         self._watermark = Watermark()
         if resume is not None:
+            check_format(resume, "dedupe", FORMAT)
             state = msgspec.msgpack.decode(resume, type=_Snapshot)
-            if state.format != FORMAT:
-                raise ValueError(f"dedupe state has format {state.format}, this version reads {FORMAT}")
             self._seen.hashes = np.frombuffer(state.hashes, np.uint64)
             self._seen.append_s = np.frombuffer(state.append_s, np.uint32)
             self._watermark = Watermark(state.watermark_ms, state.sources)
@@ -180,6 +199,11 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
 
 
 @operator
-def dedupe(step_id: str, up: KeyedStream[Slice], *, config: DedupeConfig) -> KeyedStream[Slice]:
-    """Drop events whose (tenant_id, id) was let through within the horizon."""
-    return op.stateful_batch("logic", up, lambda resume: DedupeLogic(resume, config))
+def dedupe(
+    step_id: str, up: KeyedStream[Slice], *, config: DedupeConfig, on_evicted: OnEvicted = _ignore
+) -> KeyedStream[Slice]:
+    """Drop events whose (tenant_id, id) was let through within the horizon.
+
+    :arg on_evicted: Called with the number of ids that `ids_max`, not the horizon, has just evicted.
+    """
+    return op.stateful_batch("logic", up, lambda resume: DedupeLogic(resume, config, on_evicted))
