@@ -196,9 +196,9 @@ def usage(  # noqa: PLR0917 - an option a parameter
 
     Example: `meterline usage --tenant acme --meter llm-tokens --since 2026-11-01 --until 2026-12-01`
     """
-    from dataflows.reports import UsageQuery, print_usage  # noqa: PLC0415
+    from dataflows.usage_report import UsageQuery, print_usage  # noqa: PLC0415
 
-    query = UsageQuery.parse(tenant, meter, since, until, step, customer)
+    query = UsageQuery.parse(tenant, meter, since=since, until=until, step=step, customer=customer)
     print_usage(_settings(), query, as_json=as_json)
 
 
@@ -213,7 +213,7 @@ def wallet(
 
     Example: `meterline wallet acme cust_42 --watch`
     """
-    from dataflows.reports import print_wallet, watch_wallet  # noqa: PLC0415
+    from dataflows.usage_report import print_wallet, watch_wallet  # noqa: PLC0415
 
     settings = _settings()
     found = print_wallet(settings, tenant, customer, as_json=as_json)

@@ -29,7 +29,7 @@ from dataflows.up import engine_environment, held_directory, prepare
 from dataflows.workload import Kind
 from dataflows.workload_catalog import workload_catalog
 
-LOOK_INTERVAL_S = 0.25
+LOOK_INTERVAL_S = 0.5
 START_TIMEOUT_S = 60.0
 CATCH_UP_TIMEOUT_S = 120.0
 DRAIN_TIMEOUT_S = 60.0

@@ -123,7 +123,7 @@ def _wallets(truth: Truth, redis: Redis) -> Check:
 def _dead_letters(truth: Truth, clickhouse: Client) -> Check:
     check = Check("dead_letters")
     rows = clickhouse.query("SELECT reason, count() FROM dead_letters FINAL GROUP BY reason").result_rows
-    check.compare(Counter(map(str, truth.reasons.elements())), dict(rows))
+    check.compare(Counter(map(str, truth.reasons.elements())), {str(reason): count for reason, count in rows})
     check.compared = truth.reasons.total()
     return check
 

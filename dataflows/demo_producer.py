@@ -9,8 +9,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from dataflows.truth import Truth
 from dataflows.settings import Settings
+from dataflows.truth import Truth
 from dataflows.workload import Produced, Workload
 
 TICK_S = 0.01

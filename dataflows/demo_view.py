@@ -24,9 +24,9 @@ TOP_CUSTOMERS = 5
 TOP_INTERVAL_S = 1.0
 LINE_INTERVAL_S = 2.0
 FRESHNESS = "meterline_wallet_freshness_seconds"
-TOP = f"""
+TOP = """
 SELECT tenant_id, external_customer_id, sum(amount) AS spent FROM usage_charges FINAL
-GROUP BY tenant_id, external_customer_id ORDER BY spent DESC, external_customer_id LIMIT {TOP_CUSTOMERS}
+GROUP BY tenant_id, external_customer_id ORDER BY spent DESC, external_customer_id LIMIT {top:UInt32}
 """
 
 
@@ -90,7 +90,9 @@ class Watch:
 
     def _top(self) -> list[Customer]:
         customers = []
-        for tenant, customer, spent in self._clickhouse.query(TOP).result_rows:
+        for tenant, customer, spent in self._clickhouse.query(
+            TOP, parameters={"top": TOP_CUSTOMERS}
+        ).result_rows:
             name = f"{tenant}/{customer}"
             for wallet in read_wallet(self._redis, tenant, customer, CURRENCY):
                 before = self._available.get(name, wallet.available)
@@ -147,9 +149,10 @@ class LiveTable:
 
 def line(status: Status) -> str:
     freshness = f"p50 {seconds(status.freshness_p50_s)} p99 {seconds(status.freshness_p99_s)}"
+    letters = sum(status.dead_letters.values())
     return (
-        f"{status.elapsed_s:5.1f} s  {status.read:,} of {status.produced:,} read, {status.rate:,.0f} events/s,"
-        f" lag {status.lag:,}, wallets' freshness {freshness}, {sum(status.dead_letters.values())} dead letters"
+        f"{status.elapsed_s:5.1f} s  {status.rate:,.0f} events/s, {status.read:,} of {status.produced:,} read,"
+        f" lag {status.lag:,}, wallets' freshness {freshness}, {letters} dead letters"
     )
 
 

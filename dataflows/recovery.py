@@ -150,7 +150,7 @@ def _hold_slot(locks: ExitStack, slot_directory: Path, slot: Slot) -> None:
     except LockHeldError:
         raise RecoveryError(
             f"the recovery store {slot_directory.parent} is in use: process {slot.process_id} of this flow"
-            f" runs already, with pid {held.read()}. Stop it, or start this one with --process-id and --addresses"
+            f" runs already, with pid {held.read()}. Stop it, or give this one --process-id and --addresses"
         ) from None
     held.write(str(os.getpid()))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from rich.console import Console
@@ -20,16 +20,19 @@ from sql import Migration
 
 def print_json(value: object) -> None:
     """One line of JSON; decimals are texts, so that no reader rounds them."""
-    print(orjson.dumps(value, default=_json_text).decode(), flush=True)
+    print(orjson.dumps(value, default=_json_text, option=orjson.OPT_UTC_Z).decode(), flush=True)
 
 
 def print_table(
-    title: str | None, columns: Mapping[str, str], rows: Iterable[Sequence[object]], total: int = 0
+    title: str | None,
+    columns: Mapping[str, Literal["left", "right"]],
+    rows: Iterable[Sequence[object]],
+    total: int = 0,
 ) -> None:
     """`columns`: name -> how it is justified; the last `total` rows are set apart."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    for name, justify in columns.items():
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    for number, (name, justify) in enumerate(columns.items()):
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=number == 0)
     listed = list(rows)
     for number, row in enumerate(listed):
         table.add_row(*map(_cell, row), end_section=number == len(listed) - total - 1)
@@ -93,8 +96,8 @@ def print_settings(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print_json({row.name: value for row, value in rows})
         return
-    lines = [(row.name, _setting(value), row.bounds, row.meaning) for row, value in rows]
-    print_table(None, dict.fromkeys(("setting", "value", "bounds", "meaning"), "left"), lines)
+    lines = [(row.name, _setting(value), row.meaning) for row, value in rows]
+    print_table(None, {"setting": "left", "value": "left", "meaning": "left"}, lines)
 
 
 def moment_text(at: datetime) -> str:

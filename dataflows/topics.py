@@ -5,6 +5,7 @@ Usage and account topics have LogAppendTime: a record is late by the broker's cl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException
@@ -59,8 +60,10 @@ def create_topics(
     ]
 
 
-def find_topics(settings: Settings, admin: AdminClient | None = None) -> list[Topic]:
-    """The flow's three topics as they are."""
+def find_topics(
+    settings: Settings, admin: AdminClient | None = None, names: Sequence[str] = ()
+) -> list[Topic]:
+    """Topics as they are; without names, the three of the flow."""
     admin = admin or _admin(settings)
     try:
         known = admin.list_topics(timeout=settings.kafka_timeout_s).topics
@@ -69,18 +72,17 @@ def find_topics(settings: Settings, admin: AdminClient | None = None) -> list[To
             f"no Kafka broker at {settings.kafka_brokers} answered within {settings.kafka_timeout_s:g} s:"
             f" {error.args[0].str()}. Start it (`meterline up`), or correct METERLINE_KAFKA_BROKERS"
         ) from None
-    names = (settings.usage_topic, settings.account_topic, settings.dead_letter_topic)
+    names = names or (settings.usage_topic, settings.account_topic, settings.dead_letter_topic)
     return [Topic(name, len(known[name].partitions) if name in known else 0) for name in names]
 
 
-def require_topics(settings: Settings) -> None:
-    """Raise TopicError unless all are there."""
-    missing = [topic.name for topic in find_topics(settings) if not topic.partitions]
+def require_topics(settings: Settings, names: Sequence[str] = ()) -> None:
+    """Raise TopicError unless all are there; without names, the three of the flow."""
+    missing = [topic.name for topic in find_topics(settings, names=names) if not topic.partitions]
     if missing:
-        names = ", ".join(missing)
         raise TopicError(
-            f"Kafka at {settings.kafka_brokers} has no topic {names}: create what is missing with"
-            " `meterline topics`"
+            f"Kafka at {settings.kafka_brokers} has no topic {', '.join(missing)}:"
+            " create what is missing with `meterline topics`"
         )
 
 
