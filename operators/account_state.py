@@ -1,4 +1,9 @@
-"""What is kept of a customer, in plain values: usage by segment, credits, invoices, plan phases."""
+"""What is kept of a customer, in plain values: usage by segment, credits, invoices, plan phases.
+
+It grows with open business only, such as usage that no invoice covers. What is settled leaves it
+(operators/aging.py); what remains of a customer for ever is an empty account: its names, its counts, and
+an amount for every currency, so that its versions go on and its wallets can be sent again.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,17 @@ from operators.hyperloglog import UniqueSketch
 from operators.timeline import BEGINNING_MS, Phase
 
 ZERO = Decimal(0)
+DAY_MS = 86_400_000
+KEPT_MS = 90 * DAY_MS
+"""How long what is settled can still be referred to, by append time: ids applied, credits expired,
+invoices paid or voided, the usage they cover."""
 
 
 class Usage(msgspec.Struct):
-    """One meter's usage in one segment; `meter_id` "" is the plan's own fee."""
+    """One meter's usage in one segment; `meter_id` "" is the plan's own fee.
+
+    `plan_id` "" is what a meter that never resets had in segments that are forgotten.
+    """
 
     meter_id: str
     plan_id: str
@@ -23,20 +35,32 @@ class Usage(msgspec.Struct):
     period_ms: int
     events: int = 0
     total: Decimal = ZERO
-    adjusted: Decimal = ZERO
+    adjustments: dict[int, Decimal] = {}
+    """By the moment that each was for."""
     uniques: UniqueSketch | None = None
     settled: UniqueSketch | None = None
     """The part of `uniques` that no account event can move to another segment any more."""
+    quantity: Decimal = ZERO
+    """What the meter's aggregation made of it when it was last priced, with adjustments."""
+    amount_unrounded: Decimal = ZERO
     amount: Decimal = ZERO
     """What is owed for it: rounded to the currency's precision."""
+    holds: bool = True
+    """Its segment is on the timeline; otherwise its plan did not hold then, and it costs nothing."""
     is_stale: bool = True
-    """`amount` was computed before the last change."""
+    """It changed since it was last priced."""
     is_unsent: bool = True
     """The charge changed since it was last sent to ClickHouse."""
+    is_stored: bool = False
+    """A snapshot has it, so that its charge may be sent; see `Bills.charges`."""
 
     @property
     def key(self) -> tuple[int, str, str]:
         return self.start_ms, self.plan_id, self.meter_id
+
+    @property
+    def is_used(self) -> bool:
+        return self.events != 0 or bool(self.adjustments)
 
 
 class Grant(msgspec.Struct):
@@ -52,8 +76,12 @@ class Grant(msgspec.Struct):
     """Its expiry was counted as a transition."""
 
 
+OPEN_MS = 1 << 62
+"""When an open invoice was settled."""
+
+
 class Invoice(msgspec.Struct):
-    """An invoice and what is unpaid of it; a voided one covers nothing any more."""
+    """An invoice and what is unpaid of it; a voided one covers nothing."""
 
     id: str
     currency: str
@@ -61,6 +89,8 @@ class Invoice(msgspec.Struct):
     unpaid: Decimal
     period_ms: int
     is_void: bool = False
+    settled_ms: int = OPEN_MS
+    """Append time of the event that paid or voided it."""
 
 
 class AccountState(msgspec.Struct):
@@ -72,14 +102,16 @@ class AccountState(msgspec.Struct):
     usages: list[Usage] = []
     grants: list[Grant] = []
     overdrafts: dict[str, Decimal] = {}
-    """By currency: debits that no grant covered."""
+    """Debits that no grant covered, for every currency that the account has seen."""
     invoices: list[Invoice] = []
     applied: dict[str, int] = {}
     """Ids of account events, with their append times."""
     inputs: int = 0
     transitions: int = 0
     """Changes that time alone made: credits expired, fees begun."""
-    fees_until_ms: int = BEGINNING_MS
-    """Fees of subscribed segments before this moment have begun."""
+    begun_until_ms: int = BEGINNING_MS
+    """Standing charges of subscribed segments that start before this moment have begun."""
+    forgotten_ms: int = BEGINNING_MS
+    """Nothing begins any more in a segment that ended before this moment."""
     as_of_ms: int = 0
     """The newest append time among the inputs."""

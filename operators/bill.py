@@ -2,7 +2,7 @@
 
 What is owed is decided in operators/bills.py; here is when it is sent. Wallets leave at most
 `wallet_flush_ms` after a change, charges at most `charge_flush_ms`. While a backlog is read nobody waits
-for a wallet, so that it is sent every `wallet_catch_up_ms` only; and sending takes at most half the time.
+for them, so that they are sent every `catch_up_ms` only; and wallets take at most half the time.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
             newest_ms = max(newest_ms, piece.progress.at_ms)
         now = self._now()
         if self._wallets_due is None and self._bills.has_wallets:
-            self._wallets_due = now + self._wallet_wait(now, newest_ms)
+            wait = self._wait(self._config.wallet_flush_ms, now, newest_ms)
+            self._wallets_due = now + max(wait, 2 * self._config.shards * self._wallet_cost)
         if self._charges_due is None and self._bills.has_charges:
-            self._charges_due = now + timedelta(milliseconds=self._config.charge_flush_ms)
+            self._charges_due = now + self._wait(self._config.charge_flush_ms, now, newest_ms)
         return out, self.RETAIN
 
-    def _wallet_wait(self, now: datetime, newest_ms: int) -> timedelta:
+    def _wait(self, live_ms: int, now: datetime, newest_ms: int) -> timedelta:
         is_backlog = now.timestamp() * 1000 - newest_ms > BACKLOG_MS
-        wait_ms = self._config.wallet_catch_up_ms if is_backlog else self._config.wallet_flush_ms
-        return max(timedelta(milliseconds=wait_ms), 2 * self._config.shards * self._wallet_cost)
+        return timedelta(milliseconds=max(live_ms, self._config.catch_up_ms) if is_backlog else live_ms)
 
     @override
     def on_notify(self) -> tuple[Iterable[Bill], bool]:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from operators.account_events import ImpossibleError, apply, is_subscription
-from operators.account_state import Usage
+from operators.account_state import ZERO, Usage
 from operators.aggregate import to_decimals
 from operators.bill_state import Shelf
 from operators.cells import Folded, fold, pack, unpack
@@ -43,7 +43,7 @@ class BillConfig:
     catalog: Catalog
     wallet_flush_ms: int = 100
     charge_flush_ms: int = 1_000
-    wallet_catch_up_ms: int = 2_000
+    catch_up_ms: int = 2_000
     shards: int = 32
     """How many of these share a process, at most."""
     event_lag_max_ms: int = 600_000
@@ -70,6 +70,8 @@ class Bills:
         self._meters = config.catalog.meters
         unique = [m.aggregation.type is AggregationType.COUNT_UNIQUE for m in self._meters]
         self._unique = np.array(unique, np.bool_)
+        summed = [m.aggregation.type in {AggregationType.SUM, AggregationType.AVG} for m in self._meters]
+        self._summed = np.array(summed, np.bool_)
         self._buffer: list[tuple[U64, U64, I64, U64]] = []
         self._appended: list[I64] = []
         self._touched = set(range(len(shelf.ledgers)))
@@ -124,6 +126,7 @@ class Bills:
         if moves:
             self._move(ledger, rows, before)
         self._touch(number)
+        self._await_transition(number)
 
     def fold(self) -> None:
         """Fold what is buffered into the ledgers."""
@@ -136,9 +139,12 @@ class Bills:
         settled = self._settled_minute()
         account, meter, minute = unpack(folded.key)
         columns = (account, meter, minute, folded.starts, folded.ends, newest)
-        rows = zip(*(c.tolist() for c in columns), to_decimals(folded.lo, folded.hi), strict=True)
+        rows = zip(*(c.tolist() for c in columns), self._totals(folded, meter), strict=True)
+        before, ledger = -1, None
         for number, index, at, start, end, append_ms, total in rows:
-            ledger = self.shelf.changed(number)
+            if ledger is None or number != before:
+                before, ledger = number, self.shelf.changed(number)
+                self._touch(number)
             ledger.add_usage(
                 self._meters[index],
                 at * MINUTE_MS,
@@ -148,17 +154,23 @@ class Bills:
                 is_settled=at < settled,
             )
             ledger.state.as_of_ms = max(ledger.state.as_of_ms, append_ms)
-            self._touch(number)
         self._remember(folded, minute >= settled)
+
+    def _totals(self, folded: Folded, meter: I64) -> list[Decimal]:
+        """Of each key; only meters that add values up have one (a decimal costs 1.7 us)."""
+        totals = [ZERO] * len(folded.key)
+        summed = np.flatnonzero(self._summed[meter])
+        decimals = to_decimals(folded.lo[summed], folded.hi[summed])
+        for at, total in zip(summed.tolist(), decimals, strict=True):
+            totals[at] = total
+        return totals
 
     def _remember(self, folded: Folded, movable: Mask) -> None:
         if movable.any():
             self.shelf.recent.add(folded if movable.all() else folded.select(movable), self._unique)
 
     def _touch(self, number: int) -> None:
-        if number not in self._touched:
-            self._touched.add(number)
-            self._await_transition(number)
+        self._touched.add(number)
         self.shelf.unsent.add(number)
 
     # -- out

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 
 import pyarrow as pa
 
-from operators.account_state import ZERO, Usage
+from operators.account_state import Usage
 from operators.ledger import Ledger
 from schemas import arrow
-from schemas.prices import Charge
+from schemas.prices import Graduated, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ def charge_rows(unsent: list[UnsentCharge]) -> pa.RecordBatch | None:
 
     A usage that lost its segment (its plan turned out not to hold then) is sent once more, as 0.
     """
-    rows = [_row(item, item.ledger.charge(item.usage)) for item in unsent if _is_priced(item)]
+    rows = [_row(item) for item in unsent if _is_priced(item)]
     if not rows:
         return None
     columns = [
@@ -42,9 +41,10 @@ def _is_priced(item: UnsentCharge) -> bool:
     return plan is not None and item.usage.meter_id in plan.charges_by_meter
 
 
-def _row(item: UnsentCharge, charge: Charge | None) -> tuple[object, ...]:
-    usage, state = item.usage, item.ledger.state
-    holds = charge is not None
+def _row(item: UnsentCharge) -> tuple[object, ...]:
+    ledger, usage, state = item.ledger, item.usage, item.ledger.state
+    if usage.is_stale:
+        ledger.price(usage)
     return (
         state.tenant_id,
         state.customer_id,
@@ -54,13 +54,19 @@ def _row(item: UnsentCharge, charge: Charge | None) -> tuple[object, ...]:
         usage.plan_id,
         usage.currency,
         max(usage.events, 0),
-        item.ledger.quantity(usage) if holds else ZERO,
-        _unrounded(charge),
-        item.ledger.amount(usage),
-        charge.tiers_json() if charge is not None else "[]",
+        usage.quantity,
+        usage.amount_unrounded,
+        usage.amount,
+        _tiers(ledger, usage),
         item.version,
     )
 
 
-def _unrounded(charge: Charge | None) -> Decimal:
-    return ZERO if charge is None else charge.amount
+def _tiers(ledger: Ledger, usage: Usage) -> str:
+    charge = ledger.charge(usage) if _has_tiers(ledger, usage) else None
+    return "[]" if charge is None else charge.tiers_json()
+
+
+def _has_tiers(ledger: Ledger, usage: Usage) -> bool:
+    price = ledger.catalog.plans_by_id[usage.plan_id].charges_by_meter[usage.meter_id].price
+    return isinstance(price, Graduated | Volume)

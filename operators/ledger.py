@@ -104,7 +104,8 @@ class Ledger:
 
     def _change(self, usage: Usage, meter: Meter, events: int, total: Decimal) -> None:
         usage.events += events
-        usage.total = EXACT.add(usage.total, total)
+        if total:
+            usage.total = EXACT.add(usage.total, total)
         usage.is_stale = usage.is_unsent = True
         if meter.reset_usage == "NEVER":  # later segments are priced on what has come together so far
             for later in self.usages.values():
@@ -125,7 +126,8 @@ class Ledger:
         self._current = None
         for usage in self.usages.values():
             segment = self.timeline.segment_at(usage.start_ms)
-            if segment is not None and segment.key == usage.key[:2]:
+            usage.holds = segment is not None and segment.key == usage.key[:2]
+            if segment is not None and usage.holds:
                 usage.end_ms = segment.end_ms
             usage.is_stale = usage.is_unsent = True
 
@@ -152,10 +154,17 @@ class Ledger:
         meter = self.catalog.meters_by_id.get(usage.meter_id)
         if meter is None:  # the plan's own fee, or a meter that left the catalog
             return usage.adjusted
-        parts = [usage] if meter.reset_usage != "NEVER" else list(self._until(usage))
+        if meter.reset_usage != "NEVER":
+            quantity = _aggregate(meter.aggregation.type, usage.events, usage.total, usage.uniques)
+            return EXACT.add(quantity, usage.adjusted) if usage.adjusted else quantity
+        parts = list(self._until(usage))
+        uniques = UniqueSketch()
+        for part in parts:
+            if part.uniques is not None:
+                uniques.merge(part.uniques)
         events = sum(part.events for part in parts)
-        adjusted = _sum(part.adjusted for part in parts)
-        return EXACT.add(_aggregate(meter, parts, events), adjusted)
+        quantity = _aggregate(meter.aggregation.type, events, _sum(part.total for part in parts), uniques)
+        return EXACT.add(quantity, _sum(part.adjusted for part in parts))
 
     def _until(self, usage: Usage) -> Iterator[Usage]:
         for part in self.usages.values():
@@ -163,20 +172,18 @@ class Ledger:
                 yield part
 
     def charge(self, usage: Usage) -> Charge | None:
-        """The unrounded price of a usage; None if its plan does not price the meter, or never held then."""
-        segment = self.timeline.segment_at(usage.start_ms)
-        if segment is None or segment.key != usage.key[:2]:
-            return None
-        charge = segment.plan.charges_by_meter.get(usage.meter_id)
-        return None if charge is None else charge.charge(self.quantity(usage))
+        """The price of a usage's quantity; None if its plan does not price the meter, or never held then."""
+        plan = self.catalog.plans_by_id.get(usage.plan_id)
+        charge = plan.charges_by_meter.get(usage.meter_id) if plan is not None and usage.holds else None
+        return None if charge is None else charge.charge(usage.quantity)
 
-    def amount(self, usage: Usage) -> Decimal:
-        """What is owed for a usage: rounded, then never again."""
-        if usage.is_stale:
-            charge = self.charge(usage)
-            usage.amount = ZERO if charge is None else round_money(charge.amount, usage.currency)
-            usage.is_stale = False
-        return usage.amount
+    def price(self, usage: Usage) -> None:
+        """Bring the amounts of a usage up to date: rounded once, here, and never again."""
+        usage.quantity = self.quantity(usage) if usage.holds else ZERO
+        charge = self.charge(usage)
+        usage.amount_unrounded = ZERO if charge is None else charge.amount
+        usage.amount = round_money(usage.amount_unrounded, usage.currency)
+        usage.is_stale = False
 
     def wallets(self, now_ms: int) -> list[Wallet]:
         """One wallet for every currency that the account has seen, by currency."""
@@ -193,10 +200,15 @@ class Ledger:
                 covered.add((invoice.currency, invoice.period_ms))
         used: dict[str, Decimal] = {}
         for usage in self.usages.values():
-            is_covered = covered and not covered.isdisjoint(
-                ((usage.currency, usage.period_ms), (usage.currency, usage.start_ms))
-            )
-            _add(used, usage.currency, ZERO if is_covered else self.amount(usage))
+            if usage.is_stale:
+                self.price(usage)
+            currency = usage.currency
+            if currency not in used:
+                used[currency] = ZERO
+            if usage.amount and not (
+                covered and ((currency, usage.period_ms) in covered or (currency, usage.start_ms) in covered)
+            ):
+                used[currency] = EXACT.add(used[currency], usage.amount)
         return [
             Wallet(c, balance.get(c, ZERO), unpaid.get(c, ZERO), used.get(c, ZERO))
             for c in sorted(balance.keys() | unpaid.keys() | used.keys())
@@ -249,19 +261,11 @@ def _sum(values: Iterable[Decimal]) -> Decimal:
     return total
 
 
-def _aggregate(meter: Meter, parts: list[Usage], events: int) -> Decimal:
-    kind = meter.aggregation.type
+def _aggregate(kind: AggregationType, events: int, total: Decimal, uniques: UniqueSketch | None) -> Decimal:
     if kind is AggregationType.COUNT:
         return Decimal(events)
-    if kind is AggregationType.COUNT_UNIQUE:
-        sketches = [part.uniques for part in parts if part.uniques is not None]
-        if len(sketches) == 1:
-            return Decimal(sketches[0].count())
-        union = UniqueSketch()
-        for sketch in sketches:
-            union.merge(sketch)
-        return Decimal(union.count())
-    total = _sum(part.total for part in parts)
     if kind is AggregationType.SUM:
         return total
+    if kind is AggregationType.COUNT_UNIQUE:
+        return Decimal(0 if uniques is None else uniques.count())
     return quantize_quantity(_WIDE.divide(total, Decimal(events))) if events else ZERO
