@@ -35,8 +35,7 @@ class Usage(msgspec.Struct):
     period_ms: int
     events: int = 0
     total: Decimal = ZERO
-    adjustments: dict[int, Decimal] = {}
-    """By the moment that each was for."""
+    adjusted: Decimal = ZERO
     uniques: UniqueSketch | None = None
     settled: UniqueSketch | None = None
     """The part of `uniques` that no account event can move to another segment any more."""
@@ -60,7 +59,7 @@ class Usage(msgspec.Struct):
 
     @property
     def is_used(self) -> bool:
-        return self.events != 0 or bool(self.adjustments)
+        return self.events != 0
 
 
 class Grant(msgspec.Struct):
@@ -109,8 +108,8 @@ class AccountState(msgspec.Struct):
     inputs: int = 0
     transitions: int = 0
     """Changes that time alone made: credits expired, fees begun."""
-    begun_until_ms: int = BEGINNING_MS
-    """Standing charges of subscribed segments that start before this moment have begun."""
+    fees_until_ms: int = BEGINNING_MS
+    """Fees of subscribed segments before this moment have begun."""
     forgotten_ms: int = BEGINNING_MS
     """Nothing begins any more in a segment that ended before this moment."""
     as_of_ms: int = 0

@@ -4,12 +4,18 @@ A phase is a stretch of one subscription, or of none, when the catalog's default
 is where a phase meets a billing period of its plan: the stretch of time over which usage is added up
 and priced. All bounds are whole minutes: the stream keeps usage by the minute.
 
-The order in which subscription events come in does not matter: phases are sorted by when they begin.
+Phases are sorted by when they begin, in whatever order their events come in, and one of the future may be
+known: it begins unless a later event takes the customer elsewhere in between. Of two in one minute the
+one with the later timestamp holds, and the other has no segment.
+A segment is priced by itself: a change of plan in mid-period splits the period's usage at its minute, and
+neither tiers, free units nor flat fees are prorated.
+Without a subscription the default plan's calendar periods apply.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -43,6 +49,9 @@ class Segment:
     start_ms: int
     end_ms: int
     period_ms: int
+    period_end_ms: int
+    is_subscribed: bool
+    """Not the default plan for want of a subscription."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -82,7 +91,26 @@ class Timeline:
         period = period_containing(at_ms, plan.schedule(anchor))
         from_ms = phase.from_ms if phase is not None else BEGINNING_MS
         to_ms = self.phases[at + 1].from_ms if at + 1 < len(self.phases) else END_MS
-        return Segment(plan, max(period.start_ms, from_ms), min(period.end_ms, to_ms), period.start_ms)
+        return Segment(
+            plan,
+            max(period.start_ms, from_ms),
+            min(period.end_ms, to_ms),
+            period.start_ms,
+            period.end_ms,
+            subscribed,
+        )
+
+    def standing(self, from_ms: int, until_ms: int) -> Iterator[Segment]:
+        """Subscribed segments with standing charges (`Catalog.standing_charges`) that start in between."""
+        for index, phase in enumerate(self.phases):
+            to_ms = self.phases[index + 1].from_ms if index + 1 < len(self.phases) else END_MS
+            if phase.plan_id is None or not self._catalog.standing_charges.get(phase.plan_id):
+                continue
+            at_ms = max(phase.from_ms, from_ms)
+            while at_ms < min(to_ms, until_ms) and (segment := self.segment_at(at_ms)) is not None:
+                if segment.start_ms >= from_ms:
+                    yield segment
+                at_ms = segment.end_ms
 
     def _index_at(self, at_ms: int) -> int:
         return bisect_right(self.phases, at_ms, key=lambda phase: phase.from_ms) - 1

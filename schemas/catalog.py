@@ -22,7 +22,7 @@ from schemas.explain import Loc, did_you_mean, explain, is_echo, path_text, show
 from schemas.meters import Aggregation, Filter, Id, Meter
 from schemas.money import decimal_text
 from schemas.plans import Plan, PlanCharge
-from schemas.prices import PRICE_MODELS, Graduated, Package, PerUnit, Tier
+from schemas.prices import PRICE_MODELS, Flat, Graduated, Package, PerUnit, Tier
 from schemas.yaml_text import YamlError, read_yaml
 
 CATALOG_BYTES_MAX = 4 * 1024 * 1024
@@ -61,6 +61,20 @@ class Catalog(BaseModel):
         """The meters that an event of this name may match, in catalog order."""
         names = dict.fromkeys(meter.event_name for meter in self.meters)
         return {name: tuple(meter for meter in self.meters if meter.event_name == name) for name in names}
+
+    @cached_property
+    def standing_charges(self) -> dict[str, tuple[str, ...]]:
+        """By plan, the meters ("" is the fee without one) that cost something in a period without usage:
+        those at a flat price, and those that never reset."""
+        never = {meter.id for meter in self.meters if meter.reset_usage == "NEVER"}
+        return {
+            plan.id: tuple(
+                meter_id
+                for meter_id, charge in plan.charges_by_meter.items()
+                if isinstance(charge.price, Flat) or meter_id in never
+            )
+            for plan in self.plans
+        }
 
     @cached_property
     def fingerprint(self) -> str:
