@@ -149,6 +149,12 @@ def test_an_anchor_in_the_hour_that_comes_twice_is_its_own_start() -> None:
     assert bounds(schedule, "2026-10-25T01:30:00Z", 2)[1:] == ["2026-11-25 02:30", "2026-12-25 02:30"]
 
 
+def test_the_hour_that_comes_again_after_a_boundary_belongs_to_the_new_period() -> None:
+    schedule = anchored(BillingPeriod.DAILY, "2026-10-01T02:45:00+02:00", "Europe/Berlin")
+    again = period_containing(at_ms("2026-10-25T01:30:00Z"), schedule)  # 02:30, after 02:45 was there once
+    assert again.start_ms == at_ms("2026-10-25T00:45:00Z")
+
+
 def test_a_boundary_in_an_hour_that_is_skipped_comes_as_much_later() -> None:
     schedule = anchored(BillingPeriod.MONTHLY, "2026-01-29T02:30:00+01:00", "Europe/Berlin")
     assert bounds(schedule, "2026-03-29T12:00:00Z") == ["2026-03-29 03:30", "2026-04-29 02:30"]

@@ -194,6 +194,7 @@ def errors(spec: dict[str, Any]) -> list[tuple[str, str]]:
         ([10, 5, None], [("tiers.1.up_to", "must be above the tier before, which ends at 10")]),
         ([5, 5, None], [("tiers.1.up_to", "must be above the tier before, which ends at 5")]),
         ([5, 5, 5, 5, None], [(f"tiers.{n}.up_to", "must be above the tier before") for n in (1, 2, 3)]),
+        ([9, 5, 7, None], [(f"tiers.{n}.up_to", "which ends at 9") for n in (1, 2)]),
         ([0, None], [("tiers.0.up_to", "greater than 0")]),
         ([-1, None], [("tiers.0.up_to", "greater than 0")]),
         ([], [("tiers", "at least 1 item")]),
