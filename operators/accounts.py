@@ -1,7 +1,7 @@
 """Number the accounts of a shard, so that columns can name (tenant, customer) by a small integer.
 
 An account is found by its 64-bit hash (schemas.usage.Slice.account): with a million customers the
-chance that any two meet is 3e-8.
+chance that any two meet is 3e-8. A shard has at most `ACCOUNTS_MAX` at a time; one more stops the flow.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from operators.aggregate import locate
+from operators.cells import ACCOUNTS_MAX
 from schemas.usage import I64, U32, U64
 
 Account = tuple[str, str]
@@ -57,7 +58,14 @@ class Accounts:
         self.extend(list(zip(tenants, customers, strict=True)), new)
 
     def extend(self, names: list[Account], hashes: U64) -> None:
-        """Number accounts that are not here yet."""
+        """Number accounts that are not here yet.
+
+        :raises OverflowError: past `ACCOUNTS_MAX`, when a cell's key could not tell them apart.
+        """
+        if len(self.names) + len(names) > ACCOUNTS_MAX:
+            raise OverflowError(
+                f"a shard has over {ACCOUNTS_MAX} customers with open windows or bills: it takes more shards"
+            )
         self.names.extend(names)
         self.hashes = np.concatenate([self.hashes, hashes])
         self._order = np.argsort(self.hashes)

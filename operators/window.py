@@ -51,6 +51,10 @@ class Windows:
         self._window_ms: I64 = np.array([m.window_ms for m in state.meters], np.int64)
         self._lateness_ms: I64 = np.array([m.lateness_ms for m in state.meters], np.int64)
         self._unique: Mask = np.array([m.unique for m in state.meters], np.bool_)
+        self._forgotten_ms: I64 = np.array([m.forgotten_ms for m in state.meters], np.int64)
+        passed_ms = state.watermark.at_ms - self._lateness_ms
+        self._is_reopened = bool((self._forgotten_ms > passed_ms).any())
+        """Whether a meter was given more lateness, after windows had been forgotten that it would allow."""
         self._buffer: list[tuple[U64, U64, I64, U64]] = []
         self._forget_at_ms = 0
 
@@ -66,12 +70,16 @@ class Windows:
             # partition's progress: a forgotten window must not be begun anew with a lower version.
             late = piece.append_ms[readings.row] > closes_ms
             late |= closes_ms < self.state.watermark.at_ms
+            if self._is_reopened:
+                late |= start_ms + self._window_ms[meter] < self._forgotten_ms[meter]
             if late.any():
                 late_rows = self._late_readings(piece, late, start_ms)
-                readings, start_ms = readings.select(~late), start_ms[~late]
+                readings, start_ms, closes_ms = readings.select(~late), start_ms[~late], closes_ms[~late]
+        if len(readings):
             account = self.state.accounts.number(piece.account[readings.row], readings.row, piece.events)
             key = pack(account, readings.meter.astype(np.uint64), (start_ms // MINUTE_MS).astype(np.uint64))
             self._buffer.append((key, readings.lo, readings.hi, readings.token))
+            self._forget_at_ms = min(self._forget_at_ms, int(closes_ms.min()))
         self.state.watermark.advance(piece.progress)
         return late_rows
 
@@ -105,11 +113,8 @@ class Windows:
         cells, state = self.state.cells, self.state
         account, meter, minute = unpack(cells.key[at])
         names = [state.accounts.names[i] for i in account.tolist()]
-        sketches = cells.sketches
-        uniques = [
-            sketches[key].state() if unique else _EMPTY_STATE
-            for key, unique in zip(cells.key[at].tolist(), self._unique[meter].tolist(), strict=True)
-        ]
+        sketches = map(cells.sketches.get, cells.key[at].tolist())
+        uniques = [_EMPTY_STATE if sketch is None else sketch.state() for sketch in sketches]
         version = (self._generation << GENERATION_SHIFT) | cells.events[at]
         return pa.RecordBatch.from_arrays(
             [

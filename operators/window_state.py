@@ -7,14 +7,15 @@ Layout: msgpack array of `_Snapshot`'s fields. Columns are little-endian numpy b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
 
 from operators.accounts import Accounts
-from operators.cells import Cells, pack, unpack
+from operators.cells import METERS_MAX, Cells, pack, unpack
 from operators.hyperloglog import UniqueSketch
+from operators.snapshot_format import check_format
 from schemas.meters import AggregationType, Meter
 from schemas.usage import Watermark
 
@@ -23,12 +24,18 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class WindowedMeter:
-    """What a cell has to know of its meter; a meter with another window is another meter."""
+    """What a cell has to know of its meter.
+
+    A meter with another window is another meter. With another aggregation it is the same one, as its rows in
+    `usage_windows` are: open windows go on with what they have.
+    """
 
     id: str
     window_ms: int
     lateness_ms: int
     unique: bool
+    forgotten_ms: int = 0
+    """Windows that ended before this are forgotten, even if today's lateness would allow more readings."""
 
     @staticmethod
     def of(meter: Meter) -> WindowedMeter:
@@ -49,7 +56,7 @@ class WindowState:
 
 class _Snapshot(msgspec.Struct, array_like=True):
     format: int
-    meters: list[tuple[str, int, int, bool]]
+    meters: list[tuple[str, int, int, bool, int]]
     tenants: list[str]
     customers: list[str]
     account_hashes: bytes
@@ -66,11 +73,14 @@ class _Snapshot(msgspec.Struct, array_like=True):
 
 def dump(state: WindowState) -> bytes:
     """The state as immutable bytes; the caller has folded what was buffered."""
-    cells = state.cells
+    cells, passed_ms = state.cells, state.watermark.at_ms
     return msgspec.msgpack.encode(
         _Snapshot(
             FORMAT,
-            [(m.id, m.window_ms, m.lateness_ms, m.unique) for m in state.meters],
+            [
+                (m.id, m.window_ms, m.lateness_ms, m.unique, max(m.forgotten_ms, passed_ms - m.lateness_ms))
+                for m in state.meters
+            ],
             [tenant for tenant, _ in state.accounts.names],
             [customer for _, customer in state.accounts.names],
             state.accounts.hashes.tobytes(),
@@ -92,10 +102,8 @@ def restore(snapshot: bytes, meters: Sequence[WindowedMeter]) -> WindowState:
 
     :raises ValueError: if the bytes are of another format.
     """
+    check_format(snapshot, "window", FORMAT)
     found = msgspec.msgpack.decode(snapshot, type=_Snapshot)
-    if found.format != FORMAT:
-        raise ValueError(f"window state has format {found.format}, this version reads {FORMAT}")
-    stored = [WindowedMeter(*meter) for meter in found.meters]
     state = WindowState(
         list(meters),
         Accounts(
@@ -114,20 +122,28 @@ def restore(snapshot: bytes, meters: Sequence[WindowedMeter]) -> WindowState:
         key: UniqueSketch.from_state(sketch)
         for key, sketch in zip(found.sketch_keys, found.sketches, strict=True)
     }
-    if stored != state.meters:
-        _renumber_meters(state, stored)
+    _adopt_meters(state, [WindowedMeter(*meter) for meter in found.meters])
     return state
 
 
-def _renumber_meters(state: WindowState, stored: list[WindowedMeter]) -> None:
-    today = {(m.id, m.window_ms, m.unique): index for index, m in enumerate(state.meters)}
-    numbers = []
-    for meter in stored:
-        known = (meter.id, meter.window_ms, meter.unique)
-        if known not in today:
-            today[known] = len(state.meters)
-            state.meters.append(meter)
-        numbers.append(today[known])
+def _adopt_meters(state: WindowState, stored: list[WindowedMeter]) -> None:
+    """Let the cells of each stored meter be those of the same meter of today, or keep it beside them."""
     account, meter_index, minute = unpack(state.cells.key)
-    moved = np.array(numbers, np.uint64)[meter_index]
-    state.cells.rekey(pack(account.astype(np.uint64), moved, minute.astype(np.uint64)))
+    used = set(np.unique(meter_index).tolist())
+    today = {(meter.id, meter.window_ms): index for index, meter in enumerate(state.meters)}
+    numbers = np.zeros(len(stored), np.uint64)
+    for index, meter in enumerate(stored):
+        number = today.get((meter.id, meter.window_ms))
+        if number is not None:
+            state.meters[number] = replace(state.meters[number], forgotten_ms=meter.forgotten_ms)
+        elif index in used:
+            number = len(state.meters)
+            state.meters.append(meter)
+        numbers[index] = number or 0
+    if len(state.meters) > METERS_MAX:
+        raise ValueError(
+            f"open windows and the catalog have {len(state.meters)} meters, over the limit of {METERS_MAX}: "
+            "change fewer meters before the windows of removed ones have closed"
+        )
+    if (numbers != np.arange(len(stored))).any():
+        state.cells.rekey(pack(account.astype(np.uint64), numbers[meter_index], minute.astype(np.uint64)))
