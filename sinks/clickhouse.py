@@ -132,7 +132,7 @@ class Writer:
 def one_chunk(batches: list[pa.RecordBatch]) -> pa.Table:
     """One table of one chunk: ClickHouse then makes one part, and Arrow's file format, which the client
     sends, allows one dictionary a column, while each batch comes with its own."""
-    return pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()
+    return pa.Table.from_batches(batches).combine_chunks()
 
 
 class ClickHouseSink(FixedPartitionedSink[pa.RecordBatch, None]):

@@ -101,11 +101,9 @@ def test_versions_are_compared_to_the_last_bit(store: WalletStore, redis: Redis)
     low, high = 2**63 - 2, 2**63 - 1
     assert float(low) == float(high)
     rows = [
-        wallet("bits", "1", version=high),
-        wallet("bits", "2", version=low),
-        wallet("bits", "3", version=9),
+        wallet("bits", str(amount), version=version) for amount, version in enumerate([9, low, high, low])
     ]
-    assert store.apply(rows) == [PUBLISHED, STALE, STALE]
+    assert store.apply(rows) == [PUBLISHED, PUBLISHED, PUBLISHED, STALE]
     assert read_wallet(redis, "acme", "bits")[0].version == high
 
 

@@ -148,7 +148,11 @@ def test_of_one_wallet_the_highest_version_waits_and_the_later_of_equal_ones(
         part.write_batch(
             [[wallet("w", "1", version=2), wallet("w", "2", version=1), wallet("w", "3", version=2)]]
         )
-        part.write_batch([[replace(wallet("w", "4", version=1), currency="EUR")]])
+        euros = [
+            replace(wallet("w", "4", version=2), currency="EUR"),
+            replace(wallet("w", "5"), currency="EUR"),
+        ]
+        part.write_batch([euros])
         assert [(row.currency, row.available) for row in rows_of_state(part.snapshot())] == [
             ("USD", Decimal(3)),
             ("EUR", Decimal(4)),
