@@ -60,10 +60,15 @@ class Result:
         return not any(check.differences for check in self.checks)
 
 
-def demo(options: DemoOptions, *, as_json: bool = False) -> bool:
-    """Run it and print what it found; whether everything is equal."""
+def demo(
+    options: DemoOptions, *, as_json: bool = False, before_check: Callable[[Engines], None] | None = None
+) -> bool:
+    """Run it and print what it found; whether everything is equal.
+
+    `before_check` is called when the flow has ended, with the engines still there.
+    """
     with _directory(options.keep) as directory:
-        result = run_demo(directory, options)
+        result = run_demo(directory, options, before_check)
     _print_json(result, options) if as_json else _print(result, options)
     return result.ok
 
@@ -71,7 +76,7 @@ def demo(options: DemoOptions, *, as_json: bool = False) -> bool:
 def run_demo(
     directory: Path, options: DemoOptions, before_check: Callable[[Engines], None] | None = None
 ) -> Result:
-    """Run it in a directory. `before_check` is called once the flow has ended."""
+    """Run it in a directory, which must be empty."""
     catalog = directory / "catalog.yaml"
     catalog.write_text(workload_catalog())
     with view() as shown, held_directory(directory):

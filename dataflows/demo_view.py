@@ -90,9 +90,8 @@ class Watch:
 
     def _top(self) -> list[Customer]:
         customers = []
-        for tenant, customer, spent in self._clickhouse.query(
-            TOP, parameters={"top": TOP_CUSTOMERS}
-        ).result_rows:
+        found = self._clickhouse.query(TOP, parameters={"top": TOP_CUSTOMERS})
+        for tenant, customer, spent in found.result_rows:
             name = f"{tenant}/{customer}"
             for wallet in read_wallet(self._redis, tenant, customer, CURRENCY):
                 before = self._available.get(name, wallet.available)
@@ -151,8 +150,8 @@ def line(status: Status) -> str:
     freshness = f"p50 {seconds(status.freshness_p50_s)} p99 {seconds(status.freshness_p99_s)}"
     letters = sum(status.dead_letters.values())
     return (
-        f"{status.elapsed_s:5.1f} s  {status.rate:,.0f} events/s, {status.read:,} of {status.produced:,} read,"
-        f" lag {status.lag:,}, wallets' freshness {freshness}, {letters} dead letters"
+        f"{status.elapsed_s:5.1f} s  {status.rate:,.0f} events/s, {status.read:,} of {status.produced:,},"
+        f" lag {status.lag:,}, freshness {freshness}, {letters} dead letters"
     )
 
 

@@ -31,7 +31,7 @@ from bytewax.outputs import FixedPartitionedSink
 from dataflows.catalogs import read_catalog
 from dataflows.operator_metrics import EVICTED_IDS
 from dataflows.settings import Settings
-from dataflows.sources import KafkaConfig, KafkaSource, SourceConfig
+from dataflows.sources import KafkaConfig, KafkaSource, SourceConfig, install_drain_handler
 from operators.bill import bill
 from operators.bills import BillConfig
 from operators.decode import DecodeConfig, decode
@@ -124,6 +124,7 @@ def build_flow(
 def flow() -> Dataflow:
     """The flow of the environment's settings: `python -m bytewax.run "dataflows.metering:flow()"`."""
     settings = Settings.load()
+    install_drain_handler()
     return build_flow(
         read_catalog(settings.catalog), settings, kafka_sources(settings), store_sinks(settings)
     )

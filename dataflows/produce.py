@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -119,6 +119,9 @@ def _send_one(producer: Producer, topic: str, event: bytes, delivery: Delivery) 
             producer.produce(topic, event, customer_key(event), on_delivery=delivery.delivered)
         except BufferError:
             producer.poll(0.1)
+        except KafkaException as error:  # too large for any topic, before it is sent
+            delivery.errors[error.args[0].str()] += 1
+            return
         else:
             producer.poll(0)
             return

@@ -19,6 +19,10 @@ from sinks.wallet_store import RedisConfig
 from sql import Migration
 
 
+READING_CODES = frozenset((46, 50, 60, 81, 164, 192, 193, 194, 291, 516))
+"""Of `FATAL_CODES`, those whose advice is as good for who reads."""
+
+
 class StoreError(RuntimeError):
     """A store is not there, or not as the command needs it; the text says what to do."""
 
@@ -35,7 +39,7 @@ def clickhouse(url: str) -> Iterator[Client]:
 
 @contextmanager
 def redis(url: str) -> Iterator[Redis]:
-    """A client that answers texts; whatever Redis refuses is a StoreError."""
+    """A client; whatever Redis refuses is a StoreError."""
     try:
         with RedisConfig(url=url).connect() as client:
             yield client
@@ -67,7 +71,7 @@ def require_migrations(url: str) -> None:
 
 def _sentence(url: str, error: ClickHouseError) -> str:
     code = error.code if isinstance(error, DatabaseError) else None
-    todo = FATAL_CODES.get(code) if code is not None else None
+    todo = FATAL_CODES[code] if code in READING_CODES else None
     if code is None:
         todo = "start it (`meterline up`), or correct METERLINE_CLICKHOUSE_URL"
     return f"ClickHouse at {safe_url(url)}: {brief(error)}" + (f": {todo}" if todo else "")
