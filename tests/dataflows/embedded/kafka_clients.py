@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # re-exported unsaid
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # re-exported unsaid
 
 TIMEOUT_S = 15.0
 CREATE_TIME, LOG_APPEND_TIME = 1, 2  # what message.timestamp()[0] may be
@@ -52,7 +52,23 @@ def new_topic(bootstrap: str, partitions: int = 1, **configs: str) -> str:
     name = f"t-{uuid.uuid4().hex[:12]}"
     config = {key.replace("_", "."): value for key, value in configs.items()}
     settled(admin(bootstrap).create_topics([NewTopic(name, partitions, config=config)]))
+    wait_for_leaders(bootstrap, name, partitions)
     return name
+
+
+def wait_for_leaders(bootstrap: str, topic: str, partitions: int) -> None:
+    """Until every partition answers: Apache Kafka makes them after it has said so."""
+    latest = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(partitions)}  # type: ignore[no-untyped-call]  # confluent-kafka's
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        known = (
+            admin(bootstrap).list_topics(topic, TIMEOUT_S).topics[topic].partitions
+        )  # and renews its cache
+        answers = admin(bootstrap).list_offsets(latest).values() if len(known) == partitions else []
+        if answers and not any(answer.exception(TIMEOUT_S) for answer in answers):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"{topic} has no leaders")
 
 
 @contextmanager

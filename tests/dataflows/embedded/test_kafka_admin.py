@@ -27,6 +27,7 @@ from tests.dataflows.embedded.kafka_clients import (
     refusal,
     settled,
     take,
+    wait_for_leaders,
     watermarks,
 )
 from tests.kafka_brokers import KafkaBroker
@@ -48,7 +49,7 @@ def test_watermarks_are_the_first_and_the_next_offset(kafka_broker: KafkaBroker)
 
 
 def test_the_record_with_the_largest_timestamp_is_found(kafka_broker: KafkaBroker) -> None:
-    topic = new_topic(kafka_broker.bootstrap, message_timestamp_type="CreateTime")
+    topic = new_topic(kafka_broker.bootstrap, message_timestamp_type="CreateTime", retention_ms="-1")
     start_ms = 1_700_000_000_000
     sent = [{"value": b"v", "timestamp": start_ms + delta} for delta in (0, 7, 3)]
     produce(kafka_broker.bootstrap, topic, sent)
@@ -101,7 +102,7 @@ def test_a_topic_has_the_partitions_and_configs_it_was_made_with(kafka_broker: K
 
 
 def test_altered_configs_take_effect(kafka_broker: KafkaBroker) -> None:
-    topic = new_topic(kafka_broker.bootstrap)
+    topic = new_topic(kafka_broker.bootstrap, retention_ms="-1")
     entry = ConfigEntry("message.timestamp.type", "CreateTime", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     settled(admin(kafka_broker.bootstrap).incremental_alter_configs([resource]))
@@ -136,6 +137,7 @@ def test_partitions_are_added(kafka_broker: KafkaBroker) -> None:
     topic = new_topic(kafka_broker.bootstrap, partitions=2)
     client = admin(kafka_broker.bootstrap)
     settled(client.create_partitions([NewPartitions(topic, 4)]))
+    wait_for_leaders(kafka_broker.bootstrap, topic, 4)
     produce(kafka_broker.bootstrap, topic, [{"value": b"v", "partition": 3}])
     assert len(consume(kafka_broker.bootstrap, topic, 1, partition=3)) == 1
     assert refusal(client.create_partitions([NewPartitions(topic, 4)])) == KafkaError.INVALID_PARTITIONS
@@ -181,6 +183,7 @@ def test_a_topic_made_again_begins_anew(kafka_broker: KafkaBroker) -> None:
     while topic in client.list_topics(timeout=TIMEOUT_S).topics and time.monotonic() < deadline:
         time.sleep(0.05)
     settled(client.create_topics([NewTopic(topic, 1)]))
+    wait_for_leaders(kafka_broker.bootstrap, topic, 1)
     produce_values(kafka_broker.bootstrap, topic, [b"new"])
     assert consume(kafka_broker.bootstrap, topic, 1)[0].value() == b"new"
     assert watermarks(kafka_broker.bootstrap, topic) == (0, 1)

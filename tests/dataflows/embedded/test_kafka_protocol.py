@@ -73,7 +73,7 @@ def test_keys_null_values_and_headers_are_kept(kafka_broker: KafkaBroker) -> Non
 
 
 def test_create_time_is_the_producers(kafka_broker: KafkaBroker) -> None:
-    topic = new_topic(kafka_broker.bootstrap, message_timestamp_type="CreateTime")
+    topic = new_topic(kafka_broker.bootstrap, message_timestamp_type="CreateTime", retention_ms="-1")
     times_ms = [1_700_000_000_000, 1_700_000_005_000, 1_699_999_999_000]
     produce(kafka_broker.bootstrap, topic, [{"value": b"v", "timestamp": time_ms} for time_ms in times_ms])
     messages = consume(kafka_broker.bootstrap, topic, 3)
@@ -110,7 +110,7 @@ def test_consuming_from_the_end_sees_only_what_comes_after(kafka_broker: KafkaBr
 
 @pytest.mark.parametrize("codec", ["none", "gzip"])
 def test_offset_for_time_is_exact_within_a_batch(kafka_broker: KafkaBroker, codec: str) -> None:
-    topic = new_topic(kafka_broker.bootstrap, message_timestamp_type="CreateTime")
+    topic = new_topic(kafka_broker.bootstrap, message_timestamp_type="CreateTime", retention_ms="-1")
     start_ms = 1_700_000_000_000
     sent = [{"value": b"v", "timestamp": start_ms + 10 * index} for index in range(100)]
     produce(kafka_broker.bootstrap, topic, sent, compression_type=codec, linger_ms=200)
