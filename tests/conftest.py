@@ -31,6 +31,28 @@ SELECT name FROM system.tables WHERE database = currentDatabase() AND create_tab
 databases = count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("meterline", "crash tests of tests/e2e")
+    group.addoption("--seed", type=int, default=1, help="Seed of faults and events.")
+    group.addoption("--crashes", type=int, default=8, help="kill -9s of one test.")
+    group.addoption("--hostile", type=int, default=20_000, help="Hostile payloads; the promise is 200000.")
+
+
+@pytest.fixture
+def seed(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--seed"))
+
+
+@pytest.fixture
+def crashes(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--crashes"))
+
+
+@pytest.fixture
+def hostile(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("--hostile"))
+
+
 @pytest.fixture(scope="session")
 def engines_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("engines")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,10 +15,15 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Consumer, TopicPartition
 from redis import Redis
 
+from dataflows.embedded import Engines
+from sinks.clickhouse import ClickHouseConfig
 from sinks.wallet_store import wallet_key
-from tests.oracle import Expected, LogRecord
+from tests.oracle import Expected, LogRecord, Rules
+from tests.oracle import expected as expected_of
 
 SHOWN_MAX = 5
+STREAM_KEPT_MIN = 1000
+"""A stream of fewer entries has not been cut (`RedisConfig.deltas_max`)."""
 
 
 @dataclass
@@ -49,6 +55,16 @@ class Differences:
         return "\n".join(lines) or "no differences"
 
 
+def compare(engines: Engines, catalog: str, rules: Rules | None = None) -> tuple[Expected, Differences]:
+    """The stores of a finished flow against the oracle's reading of its log."""
+    truth = expected_of(read_log(engines.kafka_brokers, ["usage-events", "account-events"]), catalog, rules)
+    with (
+        closing(ClickHouseConfig(url=engines.clickhouse_url).connect()) as clickhouse,
+        closing(Redis.from_url(engines.redis_url)) as redis,
+    ):
+        return truth, differences(truth, clickhouse, redis)
+
+
 def differences(expected: Expected, clickhouse: Client, redis: Redis) -> Differences:
     """Every raw row, window, late reading, charge, dead letter and wallet against the oracle."""
     found = Differences()
@@ -63,7 +79,7 @@ def differences(expected: Expected, clickhouse: Client, redis: Redis) -> Differe
     stored = read_wallets(redis)
     found.compare("wallets", wallets, stored)
     streams = {key: stored[key][3] for key in stored.keys() & wallets.keys()}
-    found.compare("wallet deltas", streams, {key: summed_deltas(redis, *key) for key in streams})
+    found.compare("wallet deltas", streams, {key: followed_deltas(redis, *key) for key in streams})
     return found
 
 
@@ -93,18 +109,16 @@ def _events(clickhouse: Client) -> dict[Any, Any]:
 
 
 def _expected_windows(expected: Expected) -> dict[Any, Any]:
-    return {key: (w.events, w.total, len(w.uniques)) for key, w in expected.windows.items()}
+    # The version is the readings of the window, whatever was sent how often.
+    return {key: (w.events, w.total, len(w.uniques), w.events) for key, w in expected.windows.items()}
 
 
 def _windows(clickhouse: Client) -> dict[Any, Any]:
     columns = (
         "tenant_id, meter_id, external_customer_id, window_start, window_s, events, total, "
-        "finalizeAggregation(uniques)"
+        "finalizeAggregation(uniques), version"
     )
-    return {
-        (*row[:3], _utc(row[3]), row[4]): (row[5], row[6], row[7])
-        for row in _rows(clickhouse, columns, "usage_windows")
-    }
+    return {(*row[:3], _utc(row[3]), row[4]): row[5:9] for row in _rows(clickhouse, columns, "usage_windows")}
 
 
 def _expected_late(expected: Expected) -> dict[Any, Any]:
@@ -157,14 +171,27 @@ def read_wallets(redis: Redis) -> dict[tuple[str, str, str], tuple[Decimal, Deci
     return wallets
 
 
-def summed_deltas(redis: Redis, tenant_id: str, customer: str, currency: str) -> Decimal:
-    """The sum of a wallet's delta stream, which must be its `available`."""
-    total = Decimal(0)
+def followed_deltas(redis: Redis, tenant_id: str, customer: str, currency: str) -> Decimal | str:
+    """Where a wallet's delta stream leads, which must be its `available`; or where it breaks.
+
+    Each delta must lead from the amount before it to its own, with a version that is not lower: one that is
+    published twice, or not at all, or of a state that was overtaken, breaks it.
+    """
+    available: Decimal | None = None
+    version = 0
     entries: Any = redis.xrange(wallet_key(tenant_id, customer, "deltas"))
-    for _, entry in entries:
-        if entry[b"currency"].decode() == currency:
-            total += Decimal(entry[b"delta"].decode())
-    return total
+    for number, entry in entries:
+        if entry[b"currency"].decode() != currency:
+            continue
+        delta, after = Decimal(entry[b"delta"].decode()), Decimal(entry[b"available"].decode())
+        if available is None:  # the first, or the first that the stream still has
+            available = after - delta if len(entries) >= STREAM_KEPT_MIN else Decimal(0)
+        if available + delta != after:
+            return f"{available} and {delta} make {after} at {number}"
+        if int(entry[b"version"]) < version:
+            return f"version {int(entry[b'version'])} after {version} at {number}"
+        available, version = after, int(entry[b"version"])
+    return available or Decimal(0)
 
 
 def read_log(brokers: str, topics: list[str]) -> list[LogRecord]:

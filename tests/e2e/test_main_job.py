@@ -7,15 +7,13 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from redis import Redis
 
 from dataflows.embedded import Engines, engines
 from dataflows.workload import Workload
 from dataflows.workload_catalog import workload_catalog
 from sinks.clickhouse import ClickHouseConfig
 from tests.e2e.job import Job, prepare, produce
-from tests.e2e.stores import Differences, differences, read_log
-from tests.oracle import expected
+from tests.e2e.stores import Differences, compare
 
 EVENTS = 50_000
 
@@ -35,29 +33,24 @@ def finished_job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
         yield job
 
 
-def compare(started: Engines) -> Differences:
-    log = read_log(started.kafka_brokers, ["usage-events", "account-events"])
-    truth = expected(log, workload_catalog())
+def compared(started: Engines) -> Differences:
+    truth, found = compare(started, workload_catalog())
     assert len(truth.events) > EVENTS * 0.9
     assert truth.windows, "the workload has windows"
     assert truth.late, "the workload has late readings"
     assert truth.duplicates, "the workload has duplicates"
     assert truth.rejects, "the workload has rejects"
-    with (
-        closing(ClickHouseConfig(url=started.clickhouse_url).connect()) as clickhouse,
-        closing(Redis.from_url(started.redis_url)) as redis,
-    ):
-        return differences(truth, clickhouse, redis)
+    return found
 
 
 def test_every_window_charge_wallet_and_dead_letter_equals_the_oracle(finished_job: Job) -> None:
-    found = compare(finished_job.engines)
+    found = compared(finished_job.engines)
     assert not found, str(found)
 
 
 def test_a_second_run_over_the_same_log_changes_nothing(finished_job: Job) -> None:
     finished_job.run_until_end()
-    found = compare(finished_job.engines)
+    found = compared(finished_job.engines)
     assert not found, str(found)
 
 
@@ -67,5 +60,5 @@ def test_a_tampered_window_is_found(finished_job: Job) -> None:
             "INSERT INTO usage_windows SELECT * REPLACE (events + 1 AS events, version + 1 AS version) "
             "FROM usage_windows FINAL ORDER BY tenant_id, meter_id, external_customer_id LIMIT 1"
         )
-    found = compare(finished_job.engines)
+    found = compared(finished_job.engines)
     assert list(found.found) == ["usage_windows"]

@@ -1,0 +1,50 @@
+"""kill -9 of the flow, again and again, while events keep coming: everything equals the oracle.
+
+`--crashes N` for more of them, `--seed N` for others; `make torture` for hours of all faults together.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataflows.embedded import Engines, engines
+from tests.e2e.job import Job, prepare
+from tests.e2e.load import Load, crash_catalog
+from tests.e2e.stores import compare
+from tests.e2e.watch import Watch
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Engines]:
+    with engines(tmp_path / "engines") as running:
+        prepare(running)
+        yield running
+
+
+def test_kills_at_random_moments_change_nothing(
+    started: Engines, tmp_path: Path, crashes: int, seed: int
+) -> None:
+    chance = random.Random(seed)
+    job = Job(started, tmp_path, crash_catalog())
+    with Load(started.kafka_brokers, seed) as load, Watch(started) as watch:
+        for _ in range(crashes):
+            job.start()
+            if chance.random() < 0.8:
+                job.wait_until_reading()
+            time.sleep(chance.uniform(0, 2.5))
+            job.kill()
+        load.stop()
+        job.run_until_end()
+    truth, found = compare(started, crash_catalog())
+    assert not found, f"seed {seed}:\n{found}"
+    assert not watch.steps_back, watch.steps_back[:3]
+    assert watch.readings > crashes, "usage was watched"
+    assert truth.duplicates, "events were repeated"
+    assert truth.late, "events were late"
+    assert truth.rejects, "events were broken"
+    assert len(truth.events) > load.written * 0.8

@@ -1,0 +1,89 @@
+"""The flow killed on purpose where a crash could lose or repeat something: each place costs nothing.
+
+The places are in tests/e2e/kill_points.py. Each run starts where the kill before left the stores.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from dataflows.embedded import engines
+from tests.e2e.job import Job, KillPoint, prepare
+from tests.e2e.load import Load, crash_catalog
+from tests.e2e.stores import compare
+
+EVENTS = 1500
+
+
+@dataclass
+class Scene:
+    """Engines, a flow and events on demand."""
+
+    job: Job
+    load: Load
+
+    def write(self) -> None:
+        self.load.write(EVENTS)
+        self.load.flush()
+
+    def die(self, place: str, count: int) -> None:
+        """Run until the kill point, which must be reached."""
+        self.job.start("--until-end", kill_point=KillPoint(place, count))
+        codes = self.job.wait()
+        assert codes == [-signal.SIGKILL], f"{place} was not reached: exit {codes}\n{self.job.log()}"
+
+    def finish(self) -> None:
+        self.job.run_until_end()
+        _, found = compare(self.job.engines, crash_catalog())
+        assert not found, str(found)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    directory = tmp_path_factory.mktemp("kill-points")
+    with engines(directory / "engines") as running:
+        prepare(running)
+        job = Job(running, directory, crash_catalog())
+        scene = Scene(job, Load(running.kafka_brokers, seed=5))
+        scene.write()
+        scene.finish()
+        yield scene
+        job.kill()
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [("clickhouse-acknowledged", 1), ("clickhouse-acknowledged", 40)],
+        [("windows-acknowledged", 1)],
+        [("events-acknowledged", 1), ("charges-acknowledged", 1)],
+        [("insert-stuck", 1)],
+        [("redis-acknowledged", 1), ("redis-acknowledged", 2)],
+        [("redis-stuck", 1)],
+        [("dead-letters-acknowledged", 1)],
+        [("dedupe-snapshot", 9), ("window-snapshot", 9)],
+        [("bill-snapshot", 9), ("bill-snapshot", 40)],
+        [("offsets-snapshot", 3), ("offsets-snapshot", 8)],
+        [("window-resume", 9), ("bill-resume", 9), ("wallets-resume", 9)],
+    ],
+    ids=lambda kills: "+".join(place for place, _ in kills),
+)
+def test_a_kill_there_costs_nothing(scene: Scene, kills: list[tuple[str, int]]) -> None:
+    for place, count in kills:
+        scene.write()
+        scene.die(place, count)
+    scene.finish()
+
+
+def test_a_clock_that_is_behind_after_a_crash_changes_nothing(scene: Scene) -> None:
+    scene.write()
+    scene.die("bill-snapshot", 70)
+    scene.write()
+    scene.job.start("--until-end", kill_point=KillPoint("clock-behind", 1))
+    assert scene.job.wait() == [0], scene.job.log()
+    _, found = compare(scene.job.engines, crash_catalog())
+    assert not found, str(found)
