@@ -150,7 +150,11 @@ def source_config(settings: Settings, topic: str, *, until_end: bool) -> SourceC
         timeout_s=settings.kafka_timeout_s,
     )
     return SourceConfig(
-        kafka=kafka, topics=(topic,), until_end=until_end, batch_messages_max=settings.poll_messages_max
+        kafka=kafka,
+        topics=(topic,),
+        until_end=until_end,
+        batch_messages_max=settings.poll_messages_max,
+        poll_interval_ms=settings.poll_interval_ms,
     )
 
 

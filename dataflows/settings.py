@@ -71,7 +71,12 @@ class Settings(BaseSettings):
     kafka_timeout_s: Seconds = Field(
         30, description="A broker is waited for this long, then the process exits."
     )
-    poll_messages_max: int = Field(500, ge=1, le=100_000, description="Messages of one batch of the flow.")
+    poll_messages_max: int = Field(
+        8_000, ge=500, le=100_000, description="Messages of one batch: what a backlog is read in."
+    )
+    poll_interval_ms: int = Field(
+        20, ge=1, le=250, description="How often a partition that is up to date is polled."
+    )
 
     clickhouse_url: str = Field(
         f"http://meterline:meterline@127.0.0.1:{CLICKHOUSE_PORT}/meterline",
@@ -88,7 +93,7 @@ class Settings(BaseSettings):
         description="Rows of one insert; a table's buffer is sent when it has them.",
     )
     clickhouse_insert_interval_ms: Milliseconds = Field(
-        1000, description="Rows wait this long at most for more to share their insert."
+        200, description="Least time between two inserts into a table."
     )
 
     redis_url: str = Field(
@@ -96,7 +101,7 @@ class Settings(BaseSettings):
     )
     redis_timeout_s: Seconds = Field(2, description="One request to Redis is given up after this.")
     redis_drain_s: Seconds = Field(
-        5, description="An epoch's end waits this long for Redis; the rest is kept as state."
+        5, description="The end of the flow waits this long for Redis; the rest is kept as state."
     )
 
     catalog: Path = Field(Path("catalog.yaml"), description="The YAML file of meters and plans.")
@@ -104,12 +109,12 @@ class Settings(BaseSettings):
         Path(".meterline/recovery"), description="Directory of the recovery store: offsets and state."
     )
     shards: int = Field(
-        32, ge=1, le=999, description="Shards of customers. Fixed when the recovery store is created."
+        16, ge=1, le=999, description="Shards of customers. Fixed when the recovery store is created."
     )
     epoch_s: Seconds = Field(2, description="Time between commits, and what a crash repeats.")
 
     event_bytes_max: int = Field(
-        1_048_576, ge=256, le=16_777_216, description="A longer payload is a dead letter, `too_large`."
+        262_144, ge=256, le=16_777_216, description="A longer payload is a dead letter, `too_large`."
     )
     event_ahead_max_s: int = Field(
         300, ge=0, le=86_400, description="A timestamp further after its record's is a dead letter."
@@ -121,7 +126,7 @@ class Settings(BaseSettings):
         600, ge=0, le=86_400, description="A repeated id is dropped this long after the first."
     )
     dedupe_ids_max: int = Field(
-        1_000_000,
+        250_000,
         ge=1,
         le=100_000_000,
         description="Ids remembered a shard; past it the oldest are forgotten.",

@@ -25,7 +25,7 @@ TENANT_HEADER = "tenant-id"
 @dataclass(frozen=True, slots=True)
 class DecodeAccountsConfig:
     shards: int
-    event_bytes_max: int = 1_048_576
+    event_bytes_max: int = 262_144
     default_tenant: str = "default"
 
 

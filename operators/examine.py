@@ -35,7 +35,7 @@ NO_PROPERTIES = msgspec.Raw(b"{}")
 class DecodeConfig:
     """Limits of an event. What is past one of them goes to the dead letters."""
 
-    event_bytes_max: int = 1_048_576
+    event_bytes_max: int = 262_144
     """A longer payload is `too_large`."""
     ahead_max_s: int = 300
     """A timestamp further after the record's append time is `timestamp_ahead`."""

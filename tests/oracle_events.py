@@ -43,7 +43,7 @@ class Rules:
 
     usage_topic: str = "usage-events"
     account_topic: str = "account-events"
-    event_bytes_max: int = 1_048_576
+    event_bytes_max: int = 262_144
     event_ahead_max_s: int = 300
     event_age_max_d: int = 35
     dedupe_horizon_s: int = 600
