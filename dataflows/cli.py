@@ -7,6 +7,7 @@ Commands import what they need when they run: `--help` and `check` must not wait
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -162,6 +163,7 @@ def demo(
     from dataflows.demo import DemoOptions  # noqa: PLC0415
     from dataflows.demo import demo as run_demo  # noqa: PLC0415
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of everything that cleans up
     if not run_demo(DemoOptions(seconds, rate, keep), as_json=as_json):
         raise typer.Exit(1)
 

@@ -169,7 +169,7 @@ def _print_json(result: Result, options: DemoOptions) -> None:
             "account_events": result.producer.account_events,
             "acknowledged": result.producer.acknowledged,
             "kinds": {str(kind): truth.kinds[kind] for kind in Kind},
-            "dead_letters": dict(sorted(truth.reasons.items())),
+            "dead_letters": {str(reason): count for reason, count in sorted(truth.reasons.items())},
             "freshness_p50_s": status.freshness_p50_s,
             "freshness_p99_s": status.freshness_p99_s,
             "caught_up_s": round(result.caught_up_s, 3),

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from dataflows.exits import FailureError
 
+RUN = (sys.executable, "-m", "dataflows.cli", "run")
 POLL_S = 0.05
 LOG_TAIL_LINES = 15
 METRICS_TIMEOUT_S = 2.0
@@ -79,9 +80,9 @@ class FlowProcess:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the command is ours
-                [sys.executable, "-m", "dataflows.cli", "run", *self._arguments],
+                [sys.executable, "-m", "dataflows.embedded.leash", *RUN, *self._arguments],
                 env={**os.environ, **self._environment},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end is the leash: whatever ends us, ends the flow
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the demo, which drains the flow
@@ -114,9 +115,12 @@ class FlowProcess:
 
     def kill(self) -> None:
         """End it now, if it runs."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
+            if self._process.stdin:
+                self._process.stdin.close()
+            self._process = None
 
     def wait_until_read(self, records: int, timeout_s: float) -> None:
         """Return when it has read so many records of its topics."""

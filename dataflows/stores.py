@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
@@ -18,9 +19,11 @@ from sinks.migrate import migrate
 from sinks.wallet_store import RedisConfig
 from sql import Migration
 
-
 READING_CODES = frozenset((46, 50, 60, 81, 164, 192, 193, 194, 291, 516))
 """Of `FATAL_CODES`, those whose advice is as good for who reads."""
+
+
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())  # the sentence says it all
 
 
 class StoreError(RuntimeError):
@@ -28,10 +31,11 @@ class StoreError(RuntimeError):
 
 
 @contextmanager
-def clickhouse(url: str) -> Iterator[Client]:
-    """A client on the URL's database; whatever ClickHouse refuses is a StoreError."""
+def clickhouse(url: str, database: str | None = None) -> Iterator[Client]:
+    """A client on the URL's database, or on another; whatever ClickHouse refuses is a StoreError."""
+    at = url if database is None else urlsplit(url)._replace(path=f"/{database}").geturl()
     try:
-        with ClickHouseConfig(url=url).connect() as client:
+        with ClickHouseConfig(url=at).connect() as client:
             yield client
     except ClickHouseError as error:
         raise StoreError(_sentence(url, error)) from error
@@ -52,10 +56,9 @@ def redis(url: str) -> Iterator[Redis]:
 
 def migrate_clickhouse(url: str, *, dry_run: bool = False) -> list[Migration]:
     """Apply what the URL's database lacks, making the database too if it must be."""
-    parts = urlsplit(url)
     # A client can't be made with a database that is not there yet.
-    with clickhouse(parts._replace(path="/default").geturl()) as client:
-        client.database = unquote(parts.path.strip("/")) or "default"
+    with clickhouse(url, database="default") as client:
+        client.database = unquote(urlsplit(url).path.strip("/")) or "default"
         return migrate(client, dry_run=dry_run)
 
 

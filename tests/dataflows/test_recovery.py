@@ -64,7 +64,7 @@ def test_partitions_of_someone_else_are_refused(tmp_path: Path) -> None:
 def test_a_lost_partition_is_refused(tmp_path: Path) -> None:
     open_store(tmp_path, 32).close()
     (tmp_path / "part-2.sqlite3").unlink()
-    with pytest.raises(RecoveryError, match="lacks part-2.sqlite3"):
+    with pytest.raises(RecoveryError, match=r"lacks part-2\.sqlite3"):
         open_store(tmp_path, 32)
 
 
@@ -142,7 +142,7 @@ def test_a_killed_runner_leaves_nothing_locked(tmp_path: Path) -> None:
 
 
 class Numbers(FixedPartitionedSource[int, bytes]):
-    """Two partitions of ten records each; partition 1 aborts at `abort_at`. Remembers what it resumed from."""
+    """Two partitions of ten records; partition 1 aborts at `abort_at`. Remembers what it resumed from."""
 
     def __init__(self, abort_at: int = -1) -> None:
         self.abort_at = abort_at
