@@ -60,11 +60,13 @@ class Writer:
             self._buffer.append(batch)
             self._added += 1
             self._rows += batch.num_rows
-            self._count_bytes(batch.nbytes)
+            self._bytes += text_bytes(batch)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"insert-{self._table}", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            # Waking the thread costs more than adding a batch: only where it has a reason to look.
+            if len(self._buffer) == 1 or self._is_full():
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Return when all rows added so far are acknowledged (or stored as rejected), or raise."""
@@ -87,17 +89,14 @@ class Writer:
         if self._error is not None:
             raise self._error
 
-    def _count_bytes(self, change: int) -> None:
-        self._bytes += change
-        metrics.BUFFERED_BYTES.labels(self._table).set(self._bytes)
-
     def _run(self) -> None:
         try:
             while batches := self._take():
                 self._inserter.insert(one_chunk(batches))
                 with self._changed:
                     self._acknowledged += len(batches)
-                    self._count_bytes(-sum(batch.nbytes for batch in batches))
+                    self._bytes -= sum(text_bytes(batch) for batch in batches)
+                    metrics.BUFFERED_BYTES.labels(self._table).set(self._bytes)
                     self._changed.notify_all()
         except Exception as error:
             with self._changed:
@@ -133,6 +132,23 @@ def one_chunk(batches: list[pa.RecordBatch]) -> pa.Table:
     """One table of one chunk: ClickHouse then makes one part, and Arrow's file format, which the client
     sends, allows one dictionary a column, while each batch comes with its own."""
     return pa.Table.from_batches(batches).combine_chunks()
+
+
+def text_bytes(batch: pa.RecordBatch) -> int:
+    """About how many bytes a batch holds: of its texts, and 128 a row for the rest.
+
+    Exact would be `batch.nbytes`, but of a slice with dictionaries that takes 90 us (measured), this 6.
+    """
+    size = 128 * batch.num_rows
+    for column in batch.columns:
+        if column.type in _TEXTS:
+            _, offsets, _ = column.buffers()
+            bounds = memoryview(offsets).cast("i")
+            size += bounds[column.offset + len(column)] - bounds[column.offset]
+    return size
+
+
+_TEXTS = (pa.string(), pa.binary())
 
 
 class ClickHouseSink(FixedPartitionedSink[pa.RecordBatch, None]):
