@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dataflows.dead_letter_commands import dead_letters_app
+
 if TYPE_CHECKING:
     from dataflows.settings import Settings
 
@@ -27,6 +29,7 @@ app = typer.Typer(
 )
 recovery_app = typer.Typer(help="The recovery store.", no_args_is_help=True)
 app.add_typer(recovery_app, name="recovery")
+app.add_typer(dead_letters_app, name="dead-letters")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CatalogFile = Annotated[

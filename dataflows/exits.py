@@ -47,6 +47,7 @@ def _kinds() -> dict[int, tuple[type[BaseException], ...]]:
     from dataflows.settings import SettingsError  # noqa: PLC0415
     from dataflows.stores import StoreError  # noqa: PLC0415
     from dataflows.topics import TopicError  # noqa: PLC0415
+    from operators.ceiling import CeilingExceeded  # noqa: PLC0415
     from schemas.catalog import CatalogError  # noqa: PLC0415
     from sinks.failures import StoreRefuses, StoreUnavailable  # noqa: PLC0415
     from sinks.migrate import DatabaseNewerError, MigrationEditedError  # noqa: PLC0415
@@ -63,6 +64,7 @@ def _kinds() -> dict[int, tuple[type[BaseException], ...]]:
         DatabaseNewerError,
         MigrationEditedError,
         RedisEmptied,
+        CeilingExceeded,
     ]
     with suppress(ImportError):  # the extra `embedded` is not everywhere
         from dataflows.embedded import EngineError  # noqa: PLC0415

@@ -36,7 +36,7 @@ def print_table(
     listed = list(rows)
     for number, row in enumerate(listed):
         table.add_row(*map(_cell, row), end_section=number == len(listed) - total - 1)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # cells hold what producers write
 
 
 def check_catalog(file: Path, *, as_json: bool) -> bool:

@@ -52,7 +52,7 @@ class UsageQuery:
         cls, tenant: str, meter: str, *, since: str, until: str, step: str, customer: str | None
     ) -> Self:
         """From a command line; raises UserError."""
-        first, end = _moment("--since", since), _moment("--until", until)
+        first, end = moment("--since", since), moment("--until", until)
         if first >= end:
             raise UserError(f"--since {since} is not before --until {until}")
         try:
@@ -167,7 +167,8 @@ def _minute(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M}" if at else ""
 
 
-def _moment(option: str, text: str) -> datetime:
+def moment(option: str, text: str) -> datetime:
+    """A command line's date or time, whole seconds of ClickHouse's DateTime; raises UserError."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
