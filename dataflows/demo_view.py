@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from sinks.wallet_store import read_wallet
 
 TOP_CUSTOMERS = 5
 TOP_INTERVAL_S = 1.0
+RATE_OVER_S = 4.0
+"""Two epochs: at the end of one the sources stand still until the stores have acknowledged it."""
 LINE_INTERVAL_S = 2.0
 FRESHNESS = "meterline_wallet_freshness_seconds"
 TOP = """
@@ -61,7 +64,7 @@ class Watch:
     def __init__(self, clickhouse: Client, redis: Redis) -> None:
         self._clickhouse, self._redis = clickhouse, redis
         self._started = time.monotonic()
-        self._last: tuple[float, int] = (self._started, 0)
+        self._reads: deque[tuple[float, int]] = deque([(self._started, 0)])
         self._available: dict[str, Decimal] = {}
         self._customers: list[Customer] = []
         self._customers_at = 0.0
@@ -69,15 +72,17 @@ class Watch:
     def look(self, metrics: Metrics, produced: int) -> Status:
         now = time.monotonic()
         read = int(metrics.total("meterline_source_records_total"))
-        last_at, last_read = self._last
-        self._last = (now, read)
+        while len(self._reads) > 1 and now - self._reads[1][0] > RATE_OVER_S:
+            self._reads.popleft()
+        since, read_then = self._reads[0]
+        self._reads.append((now, read))
         if now - self._customers_at >= TOP_INTERVAL_S:
             self._customers, self._customers_at = self._top(), now
         return Status(
             elapsed_s=now - self._started,
             produced=produced,
             read=read,
-            rate=max(0, read - last_read) / max(now - last_at, 1e-3),
+            rate=max(0, read - read_then) / max(now - since, 1e-3),
             lag=max(0, produced - read),
             freshness_p50_s=metrics.quantile(FRESHNESS, 0.5),
             freshness_p99_s=metrics.quantile(FRESHNESS, 0.99),

@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,8 +20,9 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
 from dataflows.catalogs import read_catalog
-from dataflows.exits import FailureError, UserError
+from dataflows.exits import UserError
 from dataflows.metering import build_flow, kafka_sources, store_sinks
+from dataflows.ports import require_free_port
 from dataflows.recovery import RecoveryStore, Slot, open_store
 from dataflows.settings import Settings
 from dataflows.sources import drain, install_drain_handler
@@ -52,7 +52,8 @@ def run(settings: Settings, options: RunOptions) -> None:
     _check_slot(options.slot)
     _start_logging(settings.log_level)
     catalog = read_catalog(settings.catalog)
-    _check_port(settings.metrics_port)
+    # Bytewax goes on without its page, or ends without a word, if the port is taken.
+    require_free_port("0.0.0.0", settings.metrics_port, "Set METERLINE_METRICS_PORT to a free one")
     with open_store(settings.recovery_dir, settings.shards, options.slot) as store:
         if options.migrate:
             migrate_clickhouse(settings.clickhouse_url)
@@ -87,19 +88,6 @@ def _check_slot(slot: Slot) -> None:
             f"--process-id {slot.process_id} has no address among the {len(slot.addresses)} of --addresses:"
             " ids count from 0, and every process is given the addresses of all"
         )
-
-
-def _check_port(port: int) -> None:
-    """Bytewax goes on without its page, or ends without a word, if the port is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError as error:
-            raise FailureError(
-                f"port {port} for /metrics can't be opened: {error.strerror}."
-                " Set METERLINE_METRICS_PORT to a free one"
-            ) from None
 
 
 def _serve_metrics(port: int, store: RecoveryStore) -> None:

@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from dataflows.embedded import Engines, engines
 from dataflows.exits import FailureError
 from dataflows.locks import FileLock, LockHeldError
+from dataflows.ports import require_free_port
 from dataflows.settings import Settings
 from dataflows.stores import migrate_clickhouse
 from dataflows.topics import create_topics
@@ -38,6 +39,8 @@ def up(directory: Path, ports: Ports) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with held_directory(directory):
+        for engine, port in asdict(ports).items():
+            require_free_port("127.0.0.1", port, f"Name another --port-{engine}, or 0 for any")
         print(f"starting engines in {directory}", file=sys.stderr)
         with engines(
             directory, kafka_port=ports.kafka, clickhouse_port=ports.clickhouse, redis_port=ports.redis

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import clickhouse_connect
 import pytest
+import redis
 
 from dataflows.embedded import Engines
 from dataflows.embedded.processes import free_port
@@ -18,8 +19,11 @@ numbers = count(1)
 
 @pytest.fixture
 def fresh(engines: Engines, tmp_path: Path) -> Iterator[Settings]:
-    """Topics, a database and a recovery store of a test's own, none of which is there yet."""
+    """Topics, databases and a recovery store of a test's own; none is there yet."""
     number = next(numbers)
+    redis_url = engines.redis_url.removesuffix("/0") + f"/{1 + number % 15}"
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
     catalog = tmp_path / "catalog.yaml"
     catalog.write_text(CATALOG)
     yield {
@@ -28,7 +32,7 @@ def fresh(engines: Engines, tmp_path: Path) -> Iterator[Settings]:
         "METERLINE_ACCOUNT_TOPIC": f"cli-account-{number}",
         "METERLINE_DEAD_LETTER_TOPIC": f"cli-dead-{number}",
         "METERLINE_CLICKHOUSE_URL": engines.clickhouse.database_url(f"cli_{number}"),
-        "METERLINE_REDIS_URL": engines.redis_url,
+        "METERLINE_REDIS_URL": redis_url,
         "METERLINE_CATALOG": str(catalog),
         "METERLINE_RECOVERY_DIR": str(tmp_path / "recovery"),
         "METERLINE_METRICS_PORT": str(free_port()),

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 from typer.testing import CliRunner
 
@@ -165,6 +166,22 @@ def test_events_are_produced_metered_and_shown(ready: Settings) -> None:
     )
     offsets = [each for each in report["offsets"] if each["topic"] == ready["METERLINE_USAGE_TOPIC"]]
     assert (len(offsets), sum(each["next_offset"] for each in offsets)) == (4, 4)
+
+
+def test_wallet_watch_prints_each_change(ready: Settings, tmp_path: Path, engines: Engines) -> None:
+    log = tmp_path / "watch.log"
+    with running(ready, log, "wallet", "acme", "eve", "--watch", "--json") as watching:
+        wait_for(log, "[", watching)
+        with redis.Redis.from_url(engines.redis_url) as client:
+            while client.pubsub_numsub("wallet-deltas:acme")[0][1] == 0:
+                assert watching.poll() is None, log.read_text()
+        assert meterline(ready, "produce", "-", stdin=EVENTS).code == 0
+        assert meterline(ready, "run", "--until-end").code == 0
+        wait_for(log, "available", watching)
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 130
+    changes = [json.loads(line) for line in log.read_text().splitlines()[1:]]
+    assert [(change["external_customer_id"], change["available"]) for change in changes] == [("eve", "-0.08")]
 
 
 def test_produce_counts_what_the_broker_did_not_take(ready: Settings) -> None:

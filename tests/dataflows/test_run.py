@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from dataflows.embedded import Engines
 from dataflows.embedded.processes import free_port
 from tests.dataflows.commands import EVENTS, Settings, environment, meterline, running, wait_for
 
@@ -47,6 +49,20 @@ def test_sigterm_drains_and_a_second_runner_is_refused(ready: Settings, tmp_path
     assert meterline(ready, "run", "--until-end").code == 0
     shown = json.loads(meterline(ready, "wallet", "acme", "bob", "--json").out)
     assert [wallet["usage"] for wallet in shown] == ["0.5"]
+
+
+def test_what_a_step_raises_is_one_sentence_too(ready: Settings, engines: Engines) -> None:
+    """Bytewax wraps it twice; here the topic is another one than the recovery store has read."""
+    assert meterline(ready, "produce", "-", stdin=EVENTS).code == 0
+    assert meterline(ready, "run", "--until-end").code == 0
+    admin = AdminClient({"bootstrap.servers": engines.kafka_brokers})
+    admin.delete_topics([ready["METERLINE_USAGE_TOPIC"]])[ready["METERLINE_USAGE_TOPIC"]].result(10)
+    assert meterline(ready, "topics").code == 0
+    ran = meterline(ready, "run", "--until-end")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].startswith("meterline: ")
+    assert "start with an empty METERLINE_RECOVERY_DIR" in ran.err.splitlines()[-1]
+    assert "Traceback" not in ran.err
 
 
 def test_bytewax_run_drains_too(ready: Settings, tmp_path: Path) -> None:
