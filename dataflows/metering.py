@@ -192,7 +192,7 @@ def _decode_config(settings: Settings) -> DecodeConfig:
 
 
 def _events(piece: Slice) -> pa.RecordBatch | None:
-    return piece.events if len(piece) else None
+    return piece.taken() if len(piece) else None
 
 
 def _by_partition(rejects: Stream[Reject], shards: int) -> KeyedStream[Sequence[Reject]]:

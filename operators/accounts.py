@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from operators.aggregate import locate
-from operators.cells import ACCOUNTS_MAX
-from schemas.usage import I64, U32, U64
+from schemas.usage import I64, U64, Slice
+
+ACCOUNT_BITS = 24
+ACCOUNTS_MAX = 1 << ACCOUNT_BITS
 
 Account = tuple[str, str]
 """(tenant_id, external_customer_id)"""
@@ -25,20 +27,26 @@ class Accounts:
         self.hashes: U64 = hashes if hashes is not None else np.empty(0, np.uint64)
         self._order: I64 = np.argsort(self.hashes)
         self._sorted: U64 = self.hashes[self._order]
+        self._known = set(self.hashes.tolist())
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def number(self, hashes: U64, rows: U32, events: pa.RecordBatch) -> U64:
-        """The account number behind each hash; accounts not seen before get the next ones.
+    def learn(self, piece: Slice) -> None:
+        """Number the accounts of a slice's readings that are not known yet, from their events."""
+        hashes = piece.account[piece.readings.row]
+        unknown = set(hashes.tolist()) - self._known
+        if unknown:
+            new, first = np.unique(hashes, return_index=True)
+            fresh = np.isin(new, np.array(list(unknown), np.uint64))
+            rows = pa.array(piece.rows[piece.readings.row[first[fresh]]])
+            tenants = piece.events.column("tenant_id").take(rows).to_pylist()
+            customers = piece.events.column("external_customer_id").take(rows).to_pylist()
+            self.extend(list(zip(tenants, customers, strict=True)), new[fresh])
 
-        :arg rows: For each hash a row of `events` (`tenant_id`, `external_customer_id`) that has it.
-        """
-        at, found = locate(self._sorted, hashes)
-        if not found.all():
-            unknown = ~found
-            self._add(hashes[unknown], rows[unknown], events)
-            at, _ = locate(self._sorted, hashes)
+    def numbers(self, hashes: U64) -> U64:
+        """The account number behind each hash, all of them known."""
+        at, _ = locate(self._sorted, hashes)
         return self._order[at].astype(np.uint64)
 
     def number_of(self, account_hash: int, name: Account) -> int:
@@ -49,13 +57,6 @@ class Accounts:
             return int(self._order[at[0]])
         self.extend([name], wanted)
         return len(self.names) - 1
-
-    def _add(self, hashes: U64, rows: U32, events: pa.RecordBatch) -> None:
-        new, first = np.unique(hashes, return_index=True)
-        wanted = pa.array(rows[first])
-        tenants = events.column("tenant_id").take(wanted).to_pylist()
-        customers = events.column("external_customer_id").take(wanted).to_pylist()
-        self.extend(list(zip(tenants, customers, strict=True)), new)
 
     def extend(self, names: list[Account], hashes: U64) -> None:
         """Number accounts that are not here yet.
@@ -70,6 +71,7 @@ class Accounts:
         self.hashes = np.concatenate([self.hashes, hashes])
         self._order = np.argsort(self.hashes)
         self._sorted = self.hashes[self._order]
+        self._known.update(hashes.tolist())
 
     def keep(self, numbers: U64) -> tuple[Accounts, U64]:
         """Only these accounts, and for each old number its new one (others: undefined)."""

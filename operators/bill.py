@@ -65,7 +65,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
                 out.extend(self._bills.take_accounts(piece))
             else:
                 self._bills.take(piece)
-            newest_ms = max(newest_ms, piece.progress.at_ms)
+            newest_ms = max(newest_ms, *(one.at_ms for one in piece.progress))
         now = self._now()
         if self._wallets_due is None and self._bills.has_wallets:
             wait = self._wait(self._config.wallet_flush_ms, now, newest_ms)

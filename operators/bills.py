@@ -22,7 +22,7 @@ from operators.account_events import ImpossibleError, apply, is_subscription
 from operators.account_state import ZERO, Usage
 from operators.aggregate import to_decimals
 from operators.bill_state import Shelf
-from operators.cells import Folded, fold, pack, unpack
+from operators.cells import Folded, Part, fold, pack, unpack
 from operators.charges import UnsentCharge, charge_rows
 from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
@@ -31,7 +31,7 @@ from schemas.accounts import AccountEvent
 from schemas.catalog import Catalog
 from schemas.events import Reason, Reject
 from schemas.meters import AggregationType, Meter
-from schemas.usage import I64, MINUTE_MS, U64, AccountSlice, Mask, Slice
+from schemas.usage import I64, MINUTE_MS, AccountSlice, Mask, Slice
 from schemas.wallets import WalletRow
 
 GENERATION_SHIFT = 40
@@ -72,7 +72,7 @@ class Bills:
         self._unique = np.array(unique, np.bool_)
         summed = [m.aggregation.type in {AggregationType.SUM, AggregationType.AVG} for m in self._meters]
         self._summed = np.array(summed, np.bool_)
-        self._buffer: list[tuple[U64, U64, I64, U64]] = []
+        self._buffer: list[Part] = []
         self._appended: list[I64] = []
         self._touched = set(range(len(shelf.ledgers)))
         """Accounts whose wallets changed since they were last sent; after a resume all."""
@@ -88,13 +88,19 @@ class Bills:
         """Buffer the readings of a slice."""
         readings = piece.readings
         if len(readings):
-            accounts = self.shelf.accounts
-            account = accounts.number(piece.account[readings.row], readings.row, piece.events)
+            self.shelf.accounts.learn(piece)
             self.shelf.open()
-            minute = (piece.at_ms[readings.row] // MINUTE_MS).astype(np.uint64)
-            key = pack(account, readings.meter.astype(np.uint64), minute)
-            self._buffer.append((key, readings.lo, readings.hi, readings.token))
-            self._appended.append(piece.append_ms[readings.row])
+            row = readings.row
+            part = (
+                piece.account[row],
+                readings.meter,
+                piece.at_ms[row],
+                readings.lo,
+                readings.hi,
+                readings.token,
+            )
+            self._buffer.append(part)
+            self._appended.append(piece.append_ms[row])
         self.shelf.usage_watermark.advance(piece.progress)
 
     def take_accounts(self, piece: AccountSlice) -> Iterator[Reject]:
@@ -132,7 +138,7 @@ class Bills:
         """Fold what is buffered into the ledgers."""
         if not self._buffer:
             return
-        folded = fold(self._buffer)
+        folded = fold(self._buffer, self.shelf.accounts)
         newest = np.maximum.reduceat(np.concatenate(self._appended)[folded.order], folded.starts)
         self._buffer.clear()
         self._appended.clear()

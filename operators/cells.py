@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from operators.accounts import Accounts
 from operators.aggregate import add, group, locate, sum_by_group
 from operators.hyperloglog import UniqueSketch
-from schemas.usage import I64, U64, Mask
+from schemas.usage import I64, MINUTE_MS, U16, U64, Mask
 
-MINUTE_BITS, METER_BITS, ACCOUNT_BITS = 28, 12, 24
-ACCOUNTS_MAX = 1 << ACCOUNT_BITS
+MINUTE_BITS, METER_BITS = 28, 12
 METERS_MAX = 1 << METER_BITS
 _MINUTE_MASK = np.uint64((1 << MINUTE_BITS) - 1)
 _METER_MASK = np.uint64(METERS_MAX - 1)
@@ -69,9 +69,19 @@ class Folded:
         )
 
 
-def fold(parts: list[tuple[U64, U64, I64, U64]]) -> Folded:
-    """Sum buffered readings, each part (key, lo, hi, token), by key."""
-    key, lo, hi, token = (np.concatenate(column) for column in zip(*parts, strict=True))
+Part = tuple[U64, U16, I64, U64, I64, U64]
+"""Buffered readings: account hash, meter, the cell's start in ms, and lo, hi, token as in `Readings`."""
+
+
+def fold(parts: list[Part], accounts: Accounts) -> Folded:
+    """Sum buffered readings by cell."""
+    hashes, meter, at_ms, lo, hi, token = (np.concatenate(column) for column in zip(*parts, strict=True))
+    minute = (at_ms // MINUTE_MS).astype(np.uint64)
+    return sum_by_key(pack(accounts.numbers(hashes), meter.astype(np.uint64), minute), lo, hi, token)
+
+
+def sum_by_key(key: U64, lo: U64, hi: I64, token: U64) -> Folded:
+    """Sum readings by the keys of their cells."""
     order, starts, unique = group(key)
     sum_lo, sum_hi = sum_by_group(lo[order], hi[order], starts)
     ends = np.append(starts[1:], len(key))

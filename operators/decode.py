@@ -11,9 +11,9 @@ a check flags are examined one by one, so a check may flag too much but never to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 
 import bytewax.operators as op
 import msgspec
@@ -40,6 +40,7 @@ from schemas.events import EventBatch, RawBatch, Record, Reject
 __all__ = ["DecodeConfig", "DecodeOut", "decode", "decode_batch"]
 
 Mask = npt.NDArray[np.bool_]
+I32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -47,23 +48,25 @@ class DecodeOut:
     """Streams of `decode`."""
 
     events: Stream[EventBatch]
-    """One for each RawBatch, empty ones too."""
+    """One for all polls that came at once, empty ones too."""
     rejects: Stream[Reject]
     """Records that are no usage events."""
 
 
-def decode_batch(batch: RawBatch, config: DecodeConfig) -> tuple[EventBatch, list[Reject]]:
-    """Usage events of one poll, and the records that are none. Raises nothing, whatever the bytes.
+def decode_batch(polls: Sequence[RawBatch], config: DecodeConfig) -> tuple[EventBatch, list[Reject]]:
+    """Usage events of one topic's polls, and the records that are none. Raises nothing, whatever the bytes.
 
+    Polls are decoded together: the steps behind pay by the batch, and live polls are small.
     A row of `properties` is `msgspec.Raw`: valid for `msgspec.json.Decoder.decode` and `bytes`.
     """
-    if not batch.records:
-        return EventBatch(
-            _NO_EVENTS, [], [], batch.topic, batch.partition, batch.progress_ms, batch.partitions
-        ), []
-    records: Sequence[Record] = batch.records
+    topic, progress = polls[0].topic, tuple(poll.progress for poll in polls)
+    records: Sequence[Record] = list(chain.from_iterable(poll.records for poll in polls))
+    if not records:
+        return EventBatch(_NO_EVENTS, [], [], topic, progress), []
+    sizes = [len(poll.records) for poll in polls]
+    partitions = np.repeat(np.array([poll.partition for poll in polls], np.int32), sizes)
     events = _read(records, config)
-    columns, flagged = _columns(batch.partition, records, events, config)
+    columns, flagged = _columns(partitions, records, events, config)
     rejects: list[Reject] = []
     if flagged.any():
         kept, repaired = ~flagged, False
@@ -72,18 +75,15 @@ def decode_batch(batch: RawBatch, config: DecodeConfig) -> tuple[EventBatch, lis
                 events[row] = examine(records[row], config)
                 kept[row] = repaired = True
             except RefusedError as refused:
-                rejects.append(
-                    Reject.of(records[row], batch.topic, batch.partition, refused.reason, refused.detail)
-                )
+                partition = int(partitions[row])
+                rejects.append(Reject.of(records[row], topic, partition, refused.reason, refused.detail))
         records, events = list(compress(records, kept)), list(compress(events, kept))
         if repaired:
-            columns, _ = _columns(batch.partition, records, events, config)
+            columns, _ = _columns(partitions[kept], records, events, config)
         else:
             columns = columns.filter(pa.array(kept))
     properties = [event.properties for event in events]
-    return EventBatch(
-        columns, properties, records, batch.topic, batch.partition, batch.progress_ms, batch.partitions
-    ), rejects
+    return EventBatch(columns, properties, records, topic, progress), rejects
 
 
 @operator
@@ -95,7 +95,11 @@ def decode(step_id: str, up: Stream[RawBatch], config: DecodeConfig) -> DecodeOu
     :arg config: Limits of an event.
     :returns: Batches of events, and single rejects.
     """
-    decoded = op.map("decode_batch", up, lambda batch: decode_batch(batch, config))
+
+    def decode_polls(polls: list[RawBatch]) -> Iterable[tuple[EventBatch, list[Reject]]]:
+        yield decode_batch(polls, config)
+
+    decoded = op.flat_map_batch("decode_batch", up, decode_polls)
     return DecodeOut(
         events=op.map("events", decoded, lambda both: both[0]),
         rejects=op.flat_map("rejects", decoded, lambda both: both[1]),
@@ -147,7 +151,7 @@ def _is_sound(payload: bytes, config: DecodeConfig) -> bool:
 
 
 def _columns(
-    partition: int, records: Sequence[Record], events: Sequence[Event], config: DecodeConfig
+    partitions: I32, records: Sequence[Record], events: Sequence[Event], config: DecodeConfig
 ) -> tuple[pa.RecordBatch, Mask]:
     """All rows as columns, and which of them are to be examined because a check failed."""
     tenants = [event.tenant_id or "" for event in events]
@@ -187,7 +191,7 @@ def _columns(
         source,
         properties,
         _timestamps(append_ms),
-        pa.array(np.full(len(events), partition, np.int32)),
+        pa.array(partitions),
         pa.array([record.offset() for record in records], pa.int64()),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=USAGE_EVENTS), flagged

@@ -17,7 +17,7 @@ from bytewax.operators import KeyedStream
 from operators.shard import Herald, shard_key, tenant_hash
 from schemas.accounts import AccountEvent, AccountEventError, parse_account_event
 from schemas.events import RawBatch, Reason, Record, Reject
-from schemas.usage import AccountEntry, AccountSlice, Progress
+from schemas.usage import AccountEntry, AccountSlice
 
 TENANT_HEADER = "tenant-id"
 
@@ -51,7 +51,7 @@ class AccountDecoder:
         by_shard: dict[int, list[AccountEntry]] = {}
         for entry in _entries(events):
             by_shard.setdefault(entry.account % self._config.shards, []).append(entry)
-        progress = Progress(f"{batch.topic}/{batch.partition}", batch.progress_ms, batch.partitions)
+        progress = (batch.progress,)
         told = range(self._config.shards) if self._herald.must_tell(progress) else sorted(by_shard)
         for number in told:
             yield shard_key(number), AccountSlice(tuple(by_shard.get(number, ())), progress)

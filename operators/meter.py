@@ -27,7 +27,7 @@ from operators.aggregate import parse_decimals
 from operators.cityhash import city_hash64
 from schemas.events import REASONS, EventBatch, Reason, Reject
 from schemas.meters import AggregationType, JsonNumber, Meter, canonical_text
-from schemas.usage import I64, MeteredBatch, Progress, Readings
+from schemas.usage import I64, MeteredBatch, Readings
 
 UNIQUE_BYTES_MAX = 1_024
 """Of a COUNT_UNIQUE value's canonical text; an event with a longer one is a reject. Hashing a batch takes as
@@ -206,13 +206,13 @@ class Measure:
         readings = _by_row(parts)
         events, rejects = batch.events, []
         if refused:
+            partitions = events.column("partition")
             rejects = [
-                Reject.of(batch.records[row], batch.topic, batch.partition, why.reason, why.detail)
+                Reject.of(batch.records[row], batch.topic, partitions[row].as_py(), why.reason, why.detail)
                 for row, why in sorted(refused.items())
             ]
             events, readings = _without(events, readings, np.array(list(refused), np.int64))
-        progress = Progress(f"{batch.topic}/{batch.partition}", batch.progress_ms, batch.partitions)
-        return MeteredBatch(events, readings, progress), rejects
+        return MeteredBatch(events, readings, batch.progress), rejects
 
     @staticmethod
     def _measure_group(

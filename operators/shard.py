@@ -17,7 +17,8 @@ from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream
 
 from operators.cityhash import city_hash64
-from schemas.usage import U64, MeteredBatch, Progress, Readings, Slice
+from schemas.events import Progress
+from schemas.usage import U64, MeteredBatch, Readings, Slice
 
 PROGRESS_EVERY_MS = 5_000
 """Every shard hears of a source's progress at least this often, in the records' own time."""
@@ -45,12 +46,15 @@ class Herald:
     def __init__(self) -> None:
         self._told_ms: dict[str, int] = {}
 
-    def must_tell(self, progress: Progress) -> bool:
+    def must_tell(self, progress: tuple[Progress, ...]) -> bool:
+        due = [one for one in progress if self._is_due(one)]
+        for one in due:
+            self._told_ms[one.source] = one.at_ms
+        return bool(due)
+
+    def _is_due(self, progress: Progress) -> bool:
         told_ms = self._told_ms.get(progress.source)
-        if told_ms is not None and progress.at_ms - told_ms < PROGRESS_EVERY_MS:
-            return False
-        self._told_ms[progress.source] = progress.at_ms
-        return True
+        return told_ms is None or progress.at_ms - told_ms >= PROGRESS_EVERY_MS
 
 
 class Sharder:
@@ -62,26 +66,27 @@ class Sharder:
 
     def split(self, batch: MeteredBatch) -> Iterator[tuple[str, Slice]]:
         events = batch.events
-        account = tenant_hash(events.column("tenant_id"), events.column("external_customer_id"))
+        tenants = events.column("tenant_id")
+        account = tenant_hash(tenants, events.column("external_customer_id"))
         shard = (account % np.uint64(self._shards)).astype(np.uint16)
-        order = np.argsort(shard, kind="stable")
-        cuts = np.searchsorted(shard[order], np.arange(self._shards + 1, dtype=np.uint16))
-        events = events.take(pa.array(order))
+        rows = np.argsort(shard, kind="stable")
+        cuts = np.searchsorted(shard[rows], np.arange(self._shards + 1, dtype=np.uint16)).tolist()
         whole = Slice(
             events,
-            account[order],
-            tenant_hash(events.column("tenant_id"), events.column("id")),
-            _millis(events, "timestamp"),
-            _millis(events, "ingested_at"),
-            _reorder(batch.readings, order),
+            rows,
+            account[rows],
+            tenant_hash(tenants, events.column("id"))[rows],
+            _millis(events, "timestamp")[rows],
+            _millis(events, "ingested_at")[rows],
+            _reorder(batch.readings, rows),
             batch.progress,
         )
-        reading_cuts = np.searchsorted(whole.readings.row, cuts)
+        reading_cuts = np.searchsorted(whole.readings.row, cuts).tolist()
         tell_all = self._herald.must_tell(batch.progress)
         for number in range(self._shards):
-            start, stop = int(cuts[number]), int(cuts[number + 1])
+            start, stop = cuts[number], cuts[number + 1]
             if start < stop or tell_all:
-                readings = slice(int(reading_cuts[number]), int(reading_cuts[number + 1]))
+                readings = slice(reading_cuts[number], reading_cuts[number + 1])
                 yield shard_key(number), _cut(whole, start, stop, readings)
 
 
@@ -102,7 +107,8 @@ def _reorder(readings: Readings, order: np.ndarray[tuple[int], np.dtype[np.int64
 def _cut(whole: Slice, start: int, stop: int, readings: slice) -> Slice:
     part = whole.readings
     return Slice(
-        whole.events.slice(start, stop - start),
+        whole.events,
+        whole.rows[start:stop],
         whole.account[start:stop],
         whole.identity[start:stop],
         whole.at_ms[start:stop],

@@ -23,11 +23,11 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from typing_extensions import override
 
 from operators.aggregate import from_limbs
-from operators.cells import fold, pack, unpack
+from operators.cells import Part, fold, pack, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
-from schemas.usage import I64, MINUTE_MS, U64, Mask, Slice
+from schemas.usage import I64, MINUTE_MS, Mask, Slice
 
 GENERATION_SHIFT = 40
 """A version is `generation << 40 | readings`: up to a million million readings a window."""
@@ -55,7 +55,7 @@ class Windows:
         passed_ms = state.watermark.at_ms - self._lateness_ms
         self._is_reopened = bool((self._forgotten_ms > passed_ms).any())
         """Whether a meter was given more lateness, after windows had been forgotten that it would allow."""
-        self._buffer: list[tuple[U64, U64, I64, U64]] = []
+        self._buffer: list[Part] = []
         self._forget_at_ms = 0
 
     def take(self, piece: Slice) -> pa.RecordBatch | None:
@@ -76,9 +76,9 @@ class Windows:
                 late_rows = self._late_readings(piece, late, start_ms)
                 readings, start_ms, closes_ms = readings.select(~late), start_ms[~late], closes_ms[~late]
         if len(readings):
-            account = self.state.accounts.number(piece.account[readings.row], readings.row, piece.events)
-            key = pack(account, readings.meter.astype(np.uint64), (start_ms // MINUTE_MS).astype(np.uint64))
-            self._buffer.append((key, readings.lo, readings.hi, readings.token))
+            self.state.accounts.learn(piece)
+            account = piece.account[readings.row]
+            self._buffer.append((account, readings.meter, start_ms, readings.lo, readings.hi, readings.token))
             self._forget_at_ms = min(self._forget_at_ms, int(closes_ms.min()))
         self.state.watermark.advance(piece.progress)
         return late_rows
@@ -86,7 +86,7 @@ class Windows:
     def fold(self) -> None:
         """Fold what is buffered into the cells."""
         if self._buffer:
-            self.state.cells.add(fold(self._buffer), self._unique)
+            self.state.cells.add(fold(self._buffer, self.state.accounts), self._unique)
             self._buffer.clear()
 
     @property
@@ -149,7 +149,7 @@ class Windows:
 
     def _late_readings(self, piece: Slice, late: Mask, start_ms: I64) -> pa.RecordBatch:
         readings = piece.readings.select(late)
-        events = piece.events.take(pa.array(readings.row))
+        events = piece.events.take(pa.array(piece.rows[readings.row]))
         meter = readings.meter.astype(np.int64)
         return pa.RecordBatch.from_arrays(
             [

@@ -78,10 +78,19 @@ class Record(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """`source` (a partition) will send nothing more that was appended before `at_ms`."""
+
+    source: str
+    at_ms: int
+    sources: int
+    """How many sources there are; the watermark waits until each has been heard of."""
+
+
+@dataclass(frozen=True, slots=True)
 class RawBatch:
     """What one poll of one partition returned.
 
-    `append_ms` is each record's own Kafka timestamp; `next_offset` is where the next poll starts.
     An empty batch is a heartbeat: it says how far an idle partition has been read (`progress_ms`).
     """
 
@@ -91,12 +100,16 @@ class RawBatch:
     progress_ms: int
     """No record of this partition that comes later was appended before this time."""
     partitions: int
-    """How many partitions, of all topics, the flow reads."""
+    """How many partitions its source reads."""
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(f"{self.topic}/{self.partition}", self.progress_ms, self.partitions)
 
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """Decoded events of one poll of one partition; row i of each member is the same event.
+    """Decoded events of the polls of one topic; row i of each member is the same event.
 
     `events`: `schemas.arrow.USAGE_EVENTS`; `properties`: each event's JSON object as it was sent;
     `records`: what it was decoded from, for the dead letter of an event that a meter can't read.
@@ -106,9 +119,7 @@ class EventBatch:
     properties: Sequence[bytes | memoryview]
     records: Sequence[Record]
     topic: str
-    partition: int
-    progress_ms: int
-    partitions: int
+    progress: tuple[Progress, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,9 +150,8 @@ def test_the_flow_reads_hostile_payloads_as_the_oracle_does(seed: int) -> None:
     measure = Measure(meters)
     for start in range(0, PAYLOADS, 500):
         messages = [Message(record) for record in records[start : start + 500]]
-        batch, rejects = decode_batch(
-            RawBatch("usage-events", 0, messages, 0, 1), DecodeConfig(event_bytes_max=BYTES_MAX)
-        )
+        poll = RawBatch("usage-events", 0, messages, 0, 1)
+        batch, rejects = decode_batch([poll], DecodeConfig(event_bytes_max=BYTES_MAX))
         metered, refused = measure.measure(batch)
         read |= {reject.offset: str(reject.reason) for reject in rejects + refused}
         offsets = metered.events.column("offset").to_pylist()

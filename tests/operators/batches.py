@@ -30,9 +30,8 @@ def token(text: str) -> int:
 
 def decoded(records: Sequence[Record], partition: int = 0, partitions: int = 1) -> EventBatch:
     newest = max((one.timestamp()[1] for one in records), default=NOON_MS)
-    batch, rejects = decode_batch(
-        RawBatch("usage-events", partition, records, newest, partitions), DecodeConfig()
-    )
+    poll = RawBatch("usage-events", partition, records, newest, partitions)
+    batch, rejects = decode_batch([poll], DecodeConfig())
     assert not rejects
     return batch
 
@@ -47,7 +46,9 @@ def measured(
 
 def readings_of(batch: MeteredBatch | Slice, meters: Sequence[Meter]) -> list[Read]:
     """The readings, each with the offset of its event."""
-    found, offsets = batch.readings, batch.events.column("offset").to_pylist()
+    found = batch.readings
+    events = batch.taken() if isinstance(batch, Slice) else batch.events
+    offsets = events.column("offset").to_pylist()
     return [
         (offsets[row], meters[index].id, value, hashed)
         for row, index, value, hashed in zip(

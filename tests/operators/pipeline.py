@@ -54,7 +54,9 @@ class Stores:
 class Pipeline:
     """One process of the flow; `now` is moved by the test."""
 
-    def __init__(self, catalog: Catalog, now: datetime, shards: int = 4, dedupe: DedupeConfig | None = None) -> None:
+    def __init__(
+        self, catalog: Catalog, now: datetime, shards: int = 4, dedupe: DedupeConfig | None = None
+    ) -> None:
         self.stores = Stores()
         self.now = now
         self._catalog, self._shards = catalog, shards
@@ -87,7 +89,7 @@ class Pipeline:
 
     def poll(self, batch: RawBatch) -> None:
         """One poll of the usage topic."""
-        decoded, rejects = decode_batch(batch, DecodeConfig())
+        decoded, rejects = decode_batch([batch], DecodeConfig())
         metered, unread = self._measure.measure(decoded)
         self._reject([*rejects, *unread])
         for key, piece in self._sharder.split(metered):
@@ -125,7 +127,7 @@ class Pipeline:
             self.stores.rejects[reject.topic, reject.partition, reject.offset] = reject
 
     def _store_events(self, piece: Slice) -> None:
-        for row in piece.events.to_pylist():
+        for row in piece.taken().to_pylist():
             self.stores.events[row["tenant_id"], row["id"], row["timestamp"]] = row
 
     def _store_windows(self, items: Any) -> None:

@@ -12,7 +12,7 @@ from operators import accounts
 from operators.accounts import Account, Accounts
 from operators.shard import tenant_hash
 from schemas.arrow import NAME
-from schemas.usage import U64
+from schemas.usage import U64, Readings, Slice
 
 names = st.tuples(st.sampled_from(["a", "b", "é"]), st.sampled_from(["1", "2", "3", "x" * 50]))
 
@@ -26,7 +26,13 @@ def events(found: list[Account]) -> tuple[U64, pa.RecordBatch]:
 
 def number(known: Accounts, found: list[Account]) -> list[int]:
     hashes, batch = events(found)
-    numbers: list[int] = known.number(hashes, np.arange(len(found), dtype=np.uint32), batch).tolist()
+    rows = np.arange(len(found))
+    zeros = np.zeros(len(found), np.uint64)
+    times = np.zeros(len(found), np.int64)
+    row, meter = rows.astype(np.uint32), np.zeros(len(found), np.uint16)
+    readings = Readings(row, meter, zeros, times, zeros)
+    known.learn(Slice(batch, rows, hashes, hashes, times, times, readings, ()))
+    numbers: list[int] = known.numbers(hashes).tolist()
     return numbers
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.accounts import ACCOUNTS_MAX
 from operators.aggregate import to_decimals
-from operators.cells import ACCOUNTS_MAX, METERS_MAX, MINUTE_BITS, Cells, Folded, fold, pack, unpack
+from operators.cells import METERS_MAX, MINUTE_BITS, Cells, Folded, pack, sum_by_key, unpack
 from schemas.usage import I64, U64
 
 LIMIT = 10**30 - 1
@@ -55,7 +56,7 @@ def part(rows: list[Row]) -> tuple[U64, U64, I64, U64]:
 
 
 def folded(*parts: list[Row]) -> Folded:
-    return fold([part(rows) for rows in parts])
+    return sum_by_key(*(np.concatenate(column) for column in zip(*map(part, parts), strict=True)))
 
 
 UNIQUE = np.arange(METERS_MAX) % 2 == 1

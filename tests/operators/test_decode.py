@@ -17,7 +17,7 @@ from operators.decode import decode, decode_batch
 from operators.examine import RefusedError, examine
 from operators.timestamps import parse_timestamp
 from schemas.arrow import USAGE_EVENTS
-from schemas.events import EventBatch, Reason, Record, Reject
+from schemas.events import EventBatch, Progress, Reason, Record, Reject
 from tests.operators.records import (
     ABSENT,
     AHEAD,
@@ -34,9 +34,9 @@ from tests.operators.records import (
 
 
 def test_a_heartbeat_stays_an_empty_batch() -> None:
-    events, rejects = decode_batch(batch([]), CONFIG)
+    events, rejects = decode_batch([batch([])], CONFIG)
     assert (events.events.num_rows, events.events.schema, rejects) == (0, USAGE_EVENTS, [])
-    assert (events.progress_ms, events.partitions) == (APPEND_MS, 4)
+    assert events.progress == (Progress("usage-events/3", APPEND_MS, 4),)
 
 
 JSON_VALUES = st.recursive(
@@ -138,7 +138,7 @@ def test_columns_say_what_single_records_say(
     contents: list[tuple[bytes | None, list[tuple[str, bytes | None]] | None]],
 ) -> None:
     records = [record(value, offset, headers) for offset, (value, headers) in enumerate(contents)]
-    events, rejects = decode_batch(batch(records), CONFIG)
+    events, rejects = decode_batch([batch(records)], CONFIG)
     rows, refusals = one_by_one(records)
     events.events.validate(full=True)
     assert events.events.to_pylist() == rows

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from operators import dedupe
 from operators.dedupe import DedupeConfig, DedupeLogic, SeenIds
-from schemas.usage import Progress, Readings, Slice
+from schemas.events import Progress
+from schemas.usage import Readings, Slice
 
 HORIZON_S = 600
 START_S = 1_800_000_000
@@ -36,19 +37,20 @@ def piece(poll: Poll, sources: int = 2) -> Slice:
     readings = Readings.empty()
     return Slice(
         pa.record_batch({"row": pa.array(range(len(ids)), pa.int64())}),
+        np.arange(len(ids)),
         ids,
         ids,
         append_ms,
         append_ms,
         readings,
-        Progress(poll.source, (START_S + poll.progress_s) * 1000, sources),
+        (Progress(poll.source, (START_S + poll.progress_s) * 1000, sources),),
     )
 
 
 def verdicts(logic: DedupeLogic, poll: Poll) -> list[bool]:
     """Of each row whether it came through."""
     (out,) = logic.on_batch([piece(poll)])[0]
-    passed = set(out.events.column("row").to_pylist())
+    passed = set(out.taken().column("row").to_pylist())
     assert out.progress == piece(poll).progress
     return [row in passed for row in range(len(poll.rows))]
 

@@ -30,7 +30,7 @@ def event(
     base: dict[str, Any] = EVENT, headers: list[tuple[str, bytes | None]] | None = None, **changes: Any
 ) -> dict[str, Any]:
     """The row of an event that is taken."""
-    events, rejects = decode_batch(batch([record(payload(base, **changes), headers=headers)]), CONFIG)
+    events, rejects = decode_batch([batch([record(payload(base, **changes), headers=headers)])], CONFIG)
     assert not rejects
     row: dict[str, Any] = events.events.to_pylist()[0]
     return row
@@ -39,7 +39,7 @@ def event(
 def refused(
     value: bytes | None, headers: list[tuple[str, bytes | None]] | None = None, append_ms: int = APPEND_MS
 ) -> Reject:
-    events, rejects = decode_batch(batch([record(value, headers=headers, append_ms=append_ms)]), CONFIG)
+    events, rejects = decode_batch([batch([record(value, headers=headers, append_ms=append_ms)])], CONFIG)
     assert events.events.num_rows == 0
     assert len(rejects) == 1
     return rejects[0]
@@ -111,7 +111,7 @@ def test_the_tenant_of_the_record_header_counts_where_the_event_names_none() -> 
 def test_the_properties_column_is_the_text_that_was_sent() -> None:
     text = b'{ "a" : 1.50,  "b":"\xc3\xbc" }'
     value = payload(EVENT, properties=ABSENT)[:-1] + b', "properties": ' + text + b"}"
-    events, _ = decode_batch(batch([record(value)]), CONFIG)
+    events, _ = decode_batch([batch([record(value)])], CONFIG)
     assert events.events["properties"].to_pylist() == [text.decode()]
     assert bytes(events.properties[0]) == text
 

@@ -26,7 +26,7 @@ def measured(ours: Meter, properties: Sequence[Any]) -> tuple[Readings, list[Rej
     events = [
         {"event_name": ours.event_name, "properties": one, "id": f"e{n}"} for n, one in enumerate(properties)
     ]
-    decoded, rejects = decode_batch(batch([record(payload(EVENT, **event)) for event in events]), CONFIG)
+    decoded, rejects = decode_batch([batch([record(payload(EVENT, **event)) for event in events])], CONFIG)
     assert not rejects
     metered, refused = Measure([ours]).measure(decoded)
     return metered.readings, refused
