@@ -24,41 +24,46 @@ class Accounts:
 
     def __init__(self, names: list[Account] | None = None, hashes: U64 | None = None) -> None:
         self.names: list[Account] = names if names is not None else []
-        self.hashes: U64 = hashes if hashes is not None else np.empty(0, np.uint64)
-        self._order: I64 = np.argsort(self.hashes)
-        self._sorted: U64 = self.hashes[self._order]
-        self._known = set(self.hashes.tolist())
+        self._hashes: list[int] = [] if hashes is None else hashes.tolist()
+        self._known = set(self._hashes)
+        self._sorted: U64 = np.empty(0, np.uint64)
+        self._order: I64 = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def hashes(self) -> U64:
+        """Each account's hash, in the order of `names`."""
+        return np.array(self._hashes, np.uint64)
+
     def learn(self, piece: Slice) -> None:
         """Number the accounts of a slice's readings that are not known yet, from their events."""
-        hashes = piece.account[piece.readings.row]
-        unknown = set(hashes.tolist()) - self._known
+        hashes = piece.account[piece.readings.row].tolist()
+        unknown = set(hashes) - self._known
         if unknown:
-            new, first = np.unique(hashes, return_index=True)
-            fresh = np.isin(new, np.array(list(unknown), np.uint64))
-            rows = pa.array(piece.rows[piece.readings.row[first[fresh]]])
+            place = dict(zip(hashes, piece.readings.row.tolist(), strict=True))
+            rows = pa.array(piece.rows[[place[one] for one in unknown]])
             tenants = piece.events.column("tenant_id").take(rows).to_pylist()
             customers = piece.events.column("external_customer_id").take(rows).to_pylist()
-            self.extend(list(zip(tenants, customers, strict=True)), new[fresh])
+            self._extend(list(zip(tenants, customers, strict=True)), list(unknown))
 
     def numbers(self, hashes: U64) -> U64:
         """The account number behind each hash, all of them known."""
+        if len(self._sorted) != len(self._hashes):
+            every = self.hashes
+            self._order = np.argsort(every)
+            self._sorted = every[self._order]
         at, _ = locate(self._sorted, hashes)
         return self._order[at].astype(np.uint64)
 
     def number_of(self, account_hash: int, name: Account) -> int:
         """One account's number, next if it is new."""
-        wanted = np.array([account_hash], np.uint64)
-        at, found = locate(self._sorted, wanted)
-        if found[0]:
-            return int(self._order[at[0]])
-        self.extend([name], wanted)
-        return len(self.names) - 1
+        if account_hash not in self._known:
+            self._extend([name], [account_hash])
+        return int(self.numbers(np.array([account_hash], np.uint64))[0])
 
-    def extend(self, names: list[Account], hashes: U64) -> None:
+    def _extend(self, names: list[Account], hashes: list[int]) -> None:
         """Number accounts that are not here yet.
 
         :raises OverflowError: past `ACCOUNTS_MAX`, when a cell's key could not tell them apart.
@@ -68,10 +73,8 @@ class Accounts:
                 f"a shard has over {ACCOUNTS_MAX} customers with open windows or bills: it takes more shards"
             )
         self.names.extend(names)
-        self.hashes = np.concatenate([self.hashes, hashes])
-        self._order = np.argsort(self.hashes)
-        self._sorted = self.hashes[self._order]
-        self._known.update(hashes.tolist())
+        self._hashes.extend(hashes)
+        self._known.update(hashes)
 
     def keep(self, numbers: U64) -> tuple[Accounts, U64]:
         """Only these accounts, and for each old number its new one (others: undefined)."""
