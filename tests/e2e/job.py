@@ -62,7 +62,7 @@ def produce(brokers: str, topic: str, events: Iterable[Produced]) -> int:
 
 @dataclass(frozen=True)
 class KillPoint:
-    """Where a process ends itself: the `count`-th time that it gets to a place of tests/e2e/kill_points.py."""
+    """Where a process ends itself: the `count`-th time at a place of tests/e2e/kill_points.py."""
 
     place: str
     count: int = 1

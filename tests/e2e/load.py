@@ -83,7 +83,7 @@ class Load:
         self._events = self._workload.events()
         self._moves = account_moves(self._workload, seed)
         self._rate = rate
-        # Not idempotent, but in order: a broker that crashes adds repeats, never a payment before its invoice.
+        # Not idempotent, but in order: a broker's crash adds repeats, never a payment before its invoice.
         self._producer = Producer(
             {"bootstrap.servers": brokers, "linger.ms": 5, "acks": "all", "max.in.flight": 1}
         )

@@ -7,23 +7,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from dataflows.embedded import Engines, engines
-from tests.e2e.job import Job, prepare
+from dataflows.embedded import Engines
+from tests.e2e.job import Job
 from tests.e2e.load import Load, crash_catalog
 from tests.e2e.stores import compare
 from tests.e2e.watch import Watch
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Engines]:
-    with engines(tmp_path / "engines") as running:
-        prepare(running)
-        yield running
 
 
 def test_kills_at_random_moments_change_nothing(

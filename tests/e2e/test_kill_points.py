@@ -6,6 +6,7 @@ The places are in tests/e2e/kill_points.py. Each run starts where the kill befor
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ from tests.e2e.job import Job, KillPoint, prepare
 from tests.e2e.load import Load, crash_catalog
 from tests.e2e.stores import compare
 
-EVENTS = 1500
+EVENTS = 400
+DIES_WITHIN_S = 60
 
 
 @dataclass
@@ -31,10 +33,14 @@ class Scene:
         self.load.flush()
 
     def die(self, place: str, count: int) -> None:
-        """Run until the kill point, which must be reached."""
-        self.job.start("--until-end", kill_point=KillPoint(place, count))
-        codes = self.job.wait()
-        assert codes == [-signal.SIGKILL], f"{place} was not reached: exit {codes}\n{self.job.log()}"
+        """Run, with events coming, until the kill point."""
+        self.job.start(kill_point=KillPoint(place, count))
+        deadline = time.monotonic() + DIES_WITHIN_S
+        while self.job.is_running():
+            assert time.monotonic() < deadline, f"{place} is never reached:\n{self.job.log()}"
+            self.load.write(40)
+            time.sleep(0.1)
+        assert self.job.wait() == [-signal.SIGKILL], f"{place} was not reached:\n{self.job.log()}"
 
     def finish(self) -> None:
         self.job.run_until_end()
@@ -76,13 +82,14 @@ def test_a_kill_there_costs_nothing(scene: Scene, kills: list[tuple[str, int]]) 
     for place, count in kills:
         scene.write()
         scene.die(place, count)
+    scene.load.flush()
     scene.finish()
 
 
 def test_a_clock_that_is_behind_after_a_crash_changes_nothing(scene: Scene) -> None:
     scene.write()
     scene.die("bill-snapshot", 70)
-    scene.write()
+    scene.load.flush()
     scene.job.start("--until-end", kill_point=KillPoint("clock-behind", 1))
     assert scene.job.wait() == [0], scene.job.log()
     _, found = compare(scene.job.engines, crash_catalog())
