@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 from typer.testing import CliRunner
 
 from dataflows.cli import app
-from dataflows.embedded import Engines
+from dataflows.embedded import EngineProcess, Engines
 from tests.dataflows.commands import CATALOG, EVENTS, Settings, meterline, running, wait_for
 
 BROKEN_CATALOG = CATALOG.replace("COUNT", "COUNTS").replace("meter: tokens", "meter: token")
@@ -119,16 +119,24 @@ def test_settings_shows_values_and_masks_secrets() -> None:
     assert "hidden" not in meterline(given, "settings").out
 
 
-def test_topics_are_made_once_with_append_time(fresh: Settings, engines: Engines) -> None:
-    made = json.loads(meterline(fresh, "topics", "--partitions", "3", "--json").out)
-    assert [(topic["partitions"], topic["created"]) for topic in made] == [(3, True)] * 3
-    again = json.loads(meterline(fresh, "topics", "--json").out)
-    assert [(topic["partitions"], topic["created"]) for topic in again] == [(3, False)] * 3
-    admin = AdminClient({"bootstrap.servers": engines.kafka_brokers})
-    for name in ("METERLINE_USAGE_TOPIC", "METERLINE_ACCOUNT_TOPIC"):
-        asked = ConfigResource(ConfigResource.Type.TOPIC, fresh[name])
-        config = admin.describe_configs([asked])[asked].result(10)
-        assert config["message.timestamp.type"].value == "LogAppendTime"
+def test_topics_are_made_once_with_append_time(tmp_path: Path) -> None:
+    """On a broker whose own default is CreateTime, as Apache Kafka's is."""
+
+    def command(port: int) -> list[str]:
+        broker = [sys.executable, "-m", "dataflows.embedded.kafka", "--directory", str(tmp_path)]
+        return [*broker, "--port", str(port), "--message-timestamp-type", "CreateTime"]
+
+    with EngineProcess("kafka", tmp_path, 0, command) as broker:
+        at = {"METERLINE_KAFKA_BROKERS": broker.address}
+        made = json.loads(meterline(at, "topics", "--partitions", "3", "--json").out)
+        assert [(topic["partitions"], topic["created"]) for topic in made] == [(3, True)] * 3
+        again = json.loads(meterline(at, "topics", "--json").out)
+        assert [(topic["partitions"], topic["created"]) for topic in again] == [(3, False)] * 3
+        admin = AdminClient({"bootstrap.servers": broker.address})
+        for name in ("usage-events", "account-events"):
+            asked = ConfigResource(ConfigResource.Type.TOPIC, name)
+            config = admin.describe_configs([asked])[asked].result(10)
+            assert config["message.timestamp.type"].value == "LogAppendTime"
 
 
 def test_migrate_tells_then_does_then_has_nothing_to_do(fresh: Settings) -> None:
@@ -210,3 +218,16 @@ def test_up_prints_settings_that_reach_its_engines(tmp_path: Path) -> None:
     host, _, port = reached["METERLINE_KAFKA_BROKERS"].partition(":")
     with socket.socket() as probe:
         assert probe.connect_ex((host, int(port))) != 0
+
+
+def test_up_refuses_a_taken_port(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = meterline(
+            {}, "up", "--dir", str(tmp_path / "up"), "--port-kafka=0", f"--port-clickhouse={port}"
+        )
+    assert ran.code == 1
+    assert f"port {port} can't be opened" in ran.err
+    assert "--port-clickhouse" in ran.err
