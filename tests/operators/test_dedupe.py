@@ -243,6 +243,24 @@ def test_a_flood_of_one_id_is_judged_row_by_row() -> None:
     assert [rows[i][1] for i, new in enumerate(found) if new] == [0, 601, 1202, 1803]
 
 
+def test_an_id_that_comes_back_every_quarter_hour_for_months_is_let_through_each_time() -> None:
+    rows = tuple((1, 900 * number + again) for number in range(8_000) for again in (0, 600))
+    logic = DedupeLogic(None, CONFIG)
+    assert verdicts(logic, Poll("a", rows, 0)) == [True, False] * 8_000
+    assert held(logic.snapshot()) == [1] * 8_000
+    assert not any(verdicts(DedupeLogic(logic.snapshot(), CONFIG), Poll("b", rows[::999], 0)))
+
+
+def test_append_times_beyond_the_columns_are_one_second() -> None:
+    """A CreateTime topic's producer may write any time up to 2299."""
+    far_s = 10_413_791_999 - START_S
+    rows = ((1, far_s), (1, far_s - 5_000), (2, far_s))
+    logic = DedupeLogic(None, CONFIG)
+    assert verdicts(logic, Poll("a", rows, 0)) == [True, False, True]
+    logic = DedupeLogic(logic.snapshot(), CONFIG)
+    assert verdicts(logic, Poll("a", ((2, far_s), (3, 0)), 0)) == [False, True]
+
+
 def test_a_snapshot_is_bytes_with_its_format_first() -> None:
     logic = DedupeLogic(None, CONFIG)
     verdicts(logic, Poll("a", tuple((number, 0) for number in range(1_000)), 0))

@@ -71,14 +71,14 @@ def test_every_row_lands_in_exactly_one_slice_with_its_readings(
     assert [key for key, _ in slices] == [shard_key(number) for number in range(shards)], (
         "the first tells all"
     )
-    events = [row for _, piece in slices for row in piece.events.to_pylist()]
+    events = [row for _, piece in slices for row in piece.taken().to_pylist()]
     assert sorted(events, key=offset_of) == batch.events.to_pylist()
     found = [reading for _, piece in slices for reading in readings_of(piece, METERS)]
     assert sorted(found) == sorted(readings_of(batch, METERS))
     for key, piece in slices:
         assert (piece.account % np.uint64(shards) == int(key)).all()
-        assert [row["offset"] for row in piece.events.to_pylist()] == sorted(
-            row["offset"] for row in piece.events.to_pylist()
+        assert [row["offset"] for row in piece.taken().to_pylist()] == sorted(
+            row["offset"] for row in piece.taken().to_pylist()
         ), "in the order of the log"
         assert (np.diff(piece.readings.row.astype(np.int64)) >= 0).all()
         check_columns(piece)
@@ -90,7 +90,7 @@ def offset_of(row: dict[str, Any]) -> int:
 
 def check_columns(piece: Slice) -> None:
     """Row i of each column is the same event."""
-    events = piece.events
+    events = piece.taken()
     tenants = events.column("tenant_id")
     assert (piece.account == tenant_hash(tenants, events.column("external_customer_id"))).all()
     assert (piece.identity == tenant_hash(tenants, events.column("id"))).all()
@@ -105,7 +105,7 @@ def test_a_customer_has_one_shard_in_every_batch_and_process() -> None:
     for start, sharder in ((0, Sharder(8)), (50, Sharder(8)), (100, Sharder(8))):
         batch = metered([("acme", customer, "e", 1) for customer in customers[start:] + customers[:start]])
         for key, piece in sharder.split(batch):
-            for customer in piece.events.column("external_customer_id").to_pylist():
+            for customer in piece.taken().column("external_customer_id").to_pylist():
                 homes[customer].add(key)
     assert {len(keys) for keys in homes.values()} == {1}
 
