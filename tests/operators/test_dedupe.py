@@ -125,7 +125,7 @@ def test_an_id_comes_through_once_in_a_horizon(
     assert [new for poll in polls for new in verdicts(logic, poll)] == expected == brute_force(polls)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(streams(), st.lists(st.integers(1, 5), min_size=1), st.sets(st.integers(0, 80)))
 def test_chunks_merges_and_crashes_change_no_verdict(
     polls: list[Poll], sizes: list[int], snapshots: set[int]

@@ -61,7 +61,7 @@ rows_of_any_kind = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rows_of_any_kind, st.integers(1, 40))
 def test_every_row_lands_in_exactly_one_slice_with_its_readings(
     rows: list[tuple[str, str, str, int | None]], shards: int
@@ -152,7 +152,7 @@ def test_all_shards_hear_of_a_source_every_few_seconds_and_of_each_source() -> N
     assert len(list(sharder.split(replace(busy, progress=(Progress("a", NOON_MS + 5_001, 2),))))) == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(rows_of_any_kind)
 def test_a_slice_crosses_processes_whole(rows: list[tuple[str, str, str, int | None]]) -> None:
     for _, piece in Sharder(3).split(metered(rows)):
