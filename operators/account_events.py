@@ -4,14 +4,24 @@ Events of a customer are judged in the order of their partition: keyed by custom
 which they were written, in every replay. What an event contradicts (paying an unknown invoice, changing
 a subscription that never started) it does not change; the caller puts it into the dead letters.
 
-State of an application: the ids applied in `AccountState.applied`, kept `APPLIED_KEPT_MS` by append time.
+What is settled can be referred to for `KEPT_MS`, by the append times of records alone, so that a replay
+refuses what was refused: an id is remembered that long, a credit that expired may still pay a debit of an
+earlier time, an invoice that was paid may be voided, a quantity adjusted after its period's end.
+A subscription event is refused past `EVENT_LAG_MAX_MS` after its own timestamp: the usage of older minutes
+has been settled into segments for good.
+
+Credits pay debits by priority, soonest expiry, oldest. A debit at a time t uses credits that expire after t,
+even if it is read after they did. What no credit covers is an overdraft, which the next credit pays first.
+An amount that was paid of an invoice that is then voided is not given back: grant a credit.
 """
 
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import TypeAlias
 
-from operators.account_state import ZERO, Grant, Invoice
+from operators.account_state import DAY_MS, KEPT_MS, ZERO, Grant, Invoice
+from operators.aging import drop_used_up, reopen
 from operators.ledger import Ledger
 from operators.timeline import Phase, whole_minute
 from schemas.accounts import (
@@ -29,8 +39,12 @@ from schemas.accounts import (
 )
 from schemas.money import EXACT, decimal_text
 
-APPLIED_KEPT_MS = 90 * 86_400_000
-"""An account event that is sent again later than this, by append time, counts again."""
+EVENT_LAG_MAX_MS = 600_000
+"""A subscription event that is appended later than this after its own timestamp is refused."""
+
+NEVER_MS = -(1 << 62)
+
+Subscription: TypeAlias = SubscriptionStarted | SubscriptionChanged | SubscriptionEnded
 
 
 class ImpossibleError(ValueError):
@@ -43,11 +57,10 @@ def apply(ledger: Ledger, event: AccountEvent, append_ms: int) -> bool:
     :raises ImpossibleError: and leaves the ledger as it was.
     """
     applied = ledger.state.applied
-    if event.id in applied:
+    if append_ms - applied.get(event.id, NEVER_MS) <= KEPT_MS:
         return False
-    _apply(event, ledger)
-    for old in [i for i, at_ms in applied.items() if at_ms < append_ms - APPLIED_KEPT_MS]:
-        del applied[old]
+    _apply(event, ledger, append_ms)
+    applied.pop(event.id, None)  # so that the ids stay in the order of their times
     applied[event.id] = append_ms
     ledger.state.inputs += 1
     ledger.state.as_of_ms = max(ledger.state.as_of_ms, append_ms)
@@ -56,23 +69,30 @@ def apply(ledger: Ledger, event: AccountEvent, append_ms: int) -> bool:
 
 def is_subscription(event: AccountEvent) -> bool:
     """Whether the event moves usage between segments."""
-    return isinstance(event, SubscriptionStarted | SubscriptionChanged | SubscriptionEnded)
+    return isinstance(event, Subscription)
 
 
 @singledispatch
-def _apply(event: AccountEvent, ledger: Ledger) -> None:
+def _apply(event: AccountEvent, ledger: Ledger, append_ms: int) -> None:
     raise TypeError(f"no rule for {type(event).__name__}")
 
 
 def _subscribe(
-    ledger: Ledger,
-    event: SubscriptionStarted | SubscriptionChanged | SubscriptionEnded,
-    plan_id: str | None,
-    anchor_ms: int | None,
+    ledger: Ledger, event: Subscription, append_ms: int, plan_id: str | None, anchor_ms: int | None
 ) -> None:
+    if append_ms - event.at_ms > EVENT_LAG_MAX_MS:
+        raise ImpossibleError(
+            f"{event.type} at {event.timestamp.isoformat()}: appended over {EVENT_LAG_MAX_MS // 1000} s "
+            "later, when usage was settled"
+        )
     from_ms = whole_minute(event.at_ms)
+    before = ledger.timeline.segment_at(from_ms)
+    reopen(ledger, from_ms)
     ledger.timeline.add(Phase(from_ms, event.at_ms, event.id, plan_id, anchor_ms))
-    ledger.state.fees_until_ms = min(ledger.state.fees_until_ms, from_ms)
+    after = ledger.timeline.segment_at(from_ms)
+    if before is not None and (after is None or after.plan.currency != before.plan.currency):
+        # Before a crash its wallet may have been sent with usage that is now another's: send it once more.
+        ledger.state.overdrafts.setdefault(before.plan.currency, ZERO)
     ledger.retime()
 
 
@@ -82,7 +102,7 @@ def _check_plan(ledger: Ledger, plan_id: str) -> None:
 
 
 @_apply.register
-def _(event: SubscriptionStarted, ledger: Ledger) -> None:
+def _(event: SubscriptionStarted, ledger: Ledger, append_ms: int) -> None:
     _check_plan(ledger, event.plan_id)
     phase = ledger.timeline.phase_at(event.at_ms)
     if phase is not None and phase.plan_id is not None:
@@ -91,11 +111,11 @@ def _(event: SubscriptionStarted, ledger: Ledger) -> None:
             "(send subscription_changed)"
         )
     anchor_ms = None if event.period_anchor is None else milliseconds(event.period_anchor)
-    _subscribe(ledger, event, event.plan_id, anchor_ms)
+    _subscribe(ledger, event, append_ms, event.plan_id, anchor_ms)
 
 
 @_apply.register
-def _(event: SubscriptionChanged, ledger: Ledger) -> None:
+def _(event: SubscriptionChanged, ledger: Ledger, append_ms: int) -> None:
     _check_plan(ledger, event.plan_id)
     phase = ledger.timeline.phase_at(event.at_ms)
     if phase is None or phase.plan_id is None:
@@ -104,41 +124,40 @@ def _(event: SubscriptionChanged, ledger: Ledger) -> None:
             "(send subscription_started)"
         )
     anchor_ms = phase.anchor_ms if event.period_anchor is None else milliseconds(event.period_anchor)
-    _subscribe(ledger, event, event.plan_id, anchor_ms)
+    _subscribe(ledger, event, append_ms, event.plan_id, anchor_ms)
 
 
 @_apply.register
-def _(event: SubscriptionEnded, ledger: Ledger) -> None:
+def _(event: SubscriptionEnded, ledger: Ledger, append_ms: int) -> None:
     phase = ledger.timeline.phase_at(event.at_ms)
     if phase is None or phase.plan_id is None:
         raise ImpossibleError(
             f"subscription_ended at {event.timestamp.isoformat()}: no subscription is active then"
         )
-    _subscribe(ledger, event, None, None)
+    _subscribe(ledger, event, append_ms, None, None)
 
 
 @_apply.register
-def _(event: CreditGranted, ledger: Ledger) -> None:
+def _(event: CreditGranted, ledger: Ledger, append_ms: int) -> None:
     state = ledger.state
     expires_ms = None if event.expires_at is None else milliseconds(event.expires_at)
     # A new credit first pays what debits took beyond all earlier ones: it can't expire from there.
     overdraft = state.overdrafts.get(event.currency, ZERO)
     paid = min(overdraft, event.amount)
-    if paid:
-        state.overdrafts[event.currency] = EXACT.subtract(overdraft, paid)
+    state.overdrafts[event.currency] = EXACT.subtract(overdraft, paid)
     remaining = EXACT.subtract(event.amount, paid)
     state.grants.append(Grant(event.id, event.currency, remaining, event.at_ms, expires_ms, event.priority))
+    drop_used_up(state)
 
 
 @_apply.register
-def _(event: Debit, ledger: Ledger) -> None:
+def _(event: Debit, ledger: Ledger, append_ms: int) -> None:
     state, rest = ledger.state, event.amount
     usable = [
         grant
         for grant in state.grants
         if grant.currency == event.currency
-        and grant.remaining
-        and (grant.expires_ms is None or grant.expires_ms > event.at_ms)
+        and (grant.expires_ms is None or grant.expires_ms > max(event.at_ms, append_ms - KEPT_MS))
     ]
     never_ms = 1 << 62
     usable.sort(key=lambda g: (g.priority, g.expires_ms or never_ms, g.granted_ms, g.id))
@@ -146,24 +165,27 @@ def _(event: Debit, ledger: Ledger) -> None:
         taken = min(grant.remaining, rest)
         grant.remaining = EXACT.subtract(grant.remaining, taken)
         rest = EXACT.subtract(rest, taken)
-    if rest:
-        state.overdrafts[event.currency] = EXACT.add(state.overdrafts.get(event.currency, ZERO), rest)
-    state.grants = [g for g in state.grants if g.remaining]
+    state.overdrafts[event.currency] = EXACT.add(state.overdrafts.get(event.currency, ZERO), rest)
+    drop_used_up(state)
 
 
 @_apply.register
-def _(event: InvoiceIssued, ledger: Ledger) -> None:
-    if _invoice(ledger, event.invoice_id) is not None:
+def _(event: InvoiceIssued, ledger: Ledger, append_ms: int) -> None:
+    known = _invoice(ledger, event.invoice_id, append_ms)
+    if known is not None:
         raise ImpossibleError(f"invoice_id {event.invoice_id!r} was issued before")
+    invoices = ledger.state.invoices
+    invoices[:] = [invoice for invoice in invoices if invoice.id != event.invoice_id]
     period_ms = whole_minute(milliseconds(event.period_start))
-    ledger.state.invoices.append(
-        Invoice(event.invoice_id, event.currency, event.amount, event.amount, period_ms)
-    )
+    invoice = Invoice(event.invoice_id, event.currency, event.amount, event.amount, period_ms)
+    if not invoice.unpaid:
+        invoice.settled_ms = append_ms
+    invoices.append(invoice)
 
 
 @_apply.register
-def _(event: InvoicePaid, ledger: Ledger) -> None:
-    invoice = _open_invoice(ledger, event)
+def _(event: InvoicePaid, ledger: Ledger, append_ms: int) -> None:
+    invoice = _open_invoice(ledger, event, append_ms)
     amount = invoice.unpaid if event.amount is None else event.amount
     if amount > invoice.unpaid:
         raise ImpossibleError(
@@ -171,36 +193,47 @@ def _(event: InvoicePaid, ledger: Ledger) -> None:
             f"that is unpaid of invoice {invoice.id!r}"
         )
     invoice.unpaid = EXACT.subtract(invoice.unpaid, amount)
+    if not invoice.unpaid:
+        invoice.settled_ms = append_ms
 
 
 @_apply.register
-def _(event: InvoiceVoided, ledger: Ledger) -> None:
-    invoice = _open_invoice(ledger, event)
+def _(event: InvoiceVoided, ledger: Ledger, append_ms: int) -> None:
+    invoice = _open_invoice(ledger, event, append_ms)
     if event.amount is not None and event.amount != invoice.amount:
         raise ImpossibleError(
             f"amount {decimal_text(event.amount)} is not the {decimal_text(invoice.amount)} "
             f"of invoice {invoice.id!r}"
         )
-    invoice.is_void, invoice.unpaid = True, ZERO
+    invoice.is_void, invoice.unpaid, invoice.settled_ms = True, ZERO, append_ms
 
 
 @_apply.register
-def _(event: Adjustment, ledger: Ledger) -> None:
+def _(event: Adjustment, ledger: Ledger, append_ms: int) -> None:
     meter = ledger.catalog.meters_by_id.get(event.meter_id)
     if meter is None:
         raise ImpossibleError(f"meter_id {event.meter_id!r} is not a meter of the catalog")
-    if not ledger.adjust(meter, milliseconds(event.period_start), event.quantity):
-        raise ImpossibleError(f"period_start {event.period_start.isoformat()}: the customer has no plan then")
+    at_ms = whole_minute(milliseconds(event.period_start))
+    segment = ledger.timeline.segment_at(at_ms)
+    at = event.period_start.isoformat()
+    if segment is None:
+        raise ImpossibleError(f"period_start {at}: the customer has no plan then")
+    if segment.end_ms < append_ms - KEPT_MS:
+        raise ImpossibleError(f"period_start {at}: it ended over {KEPT_MS // DAY_MS} days before")
+    ledger.adjust(segment, meter, at_ms, event.quantity)
 
 
-def _invoice(ledger: Ledger, invoice_id: str) -> Invoice | None:
-    return next((i for i in ledger.state.invoices if i.id == invoice_id), None)
+def _invoice(ledger: Ledger, invoice_id: str, append_ms: int) -> Invoice | None:
+    invoice = next((i for i in ledger.state.invoices if i.id == invoice_id), None)
+    return invoice if invoice is not None and invoice.settled_ms >= append_ms - KEPT_MS else None
 
 
-def _open_invoice(ledger: Ledger, event: InvoicePaid | InvoiceVoided) -> Invoice:
-    invoice = _invoice(ledger, event.invoice_id)
+def _open_invoice(ledger: Ledger, event: InvoicePaid | InvoiceVoided, append_ms: int) -> Invoice:
+    invoice = _invoice(ledger, event.invoice_id, append_ms)
     if invoice is None:
-        raise ImpossibleError(f"invoice_id {event.invoice_id!r} was never issued")
+        raise ImpossibleError(
+            f"invoice_id {event.invoice_id!r} was never issued, or settled over {KEPT_MS // DAY_MS} days ago"
+        )
     if invoice.is_void:
         raise ImpossibleError(f"invoice_id {event.invoice_id!r} was voided")
     if isinstance(event, InvoicePaid) and not invoice.unpaid:

@@ -7,6 +7,7 @@ an amount for every currency, so that its versions go on and its wallets can be 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from decimal import Decimal
 
 import msgspec
@@ -35,7 +36,8 @@ class Usage(msgspec.Struct):
     period_ms: int
     events: int = 0
     total: Decimal = ZERO
-    adjusted: Decimal = ZERO
+    adjustments: dict[int, Decimal] = {}
+    """By the moment that each was for: a subscription event may move it, as it moves usage."""
     uniques: UniqueSketch | None = None
     settled: UniqueSketch | None = None
     """The part of `uniques` that no account event can move to another segment any more."""
@@ -57,9 +59,13 @@ class Usage(msgspec.Struct):
     def key(self) -> tuple[int, str, str]:
         return self.start_ms, self.plan_id, self.meter_id
 
+    def is_covered(self, places: Container[tuple[str, int]]) -> bool:
+        """Whether one of the invoices at these places (currency, period_start) covers it."""
+        return (self.currency, self.period_ms) in places or (self.currency, self.start_ms) in places
+
     @property
     def is_used(self) -> bool:
-        return self.events != 0
+        return self.events != 0 or bool(self.adjustments)
 
 
 class Grant(msgspec.Struct):
@@ -72,7 +78,7 @@ class Grant(msgspec.Struct):
     expires_ms: int | None
     priority: int
     is_expired: bool = False
-    """Its expiry was counted as a transition."""
+    """Its expiry was counted as a transition. One that is used up before counts then, and is dropped."""
 
 
 OPEN_MS = 1 << 62
@@ -104,12 +110,13 @@ class AccountState(msgspec.Struct):
     """Debits that no grant covered, for every currency that the account has seen."""
     invoices: list[Invoice] = []
     applied: dict[str, int] = {}
-    """Ids of account events, with their append times."""
+    """Ids of account events, with their append times, oldest first."""
     inputs: int = 0
     transitions: int = 0
-    """Changes that time alone made: credits expired, fees begun."""
-    fees_until_ms: int = BEGINNING_MS
-    """Fees of subscribed segments before this moment have begun."""
+    """Changes that time alone made: credits expired, standing charges begun. A function of the inputs and
+    of how far time has come, not of when which was heard of: versions must not depend on that."""
+    begun_until_ms: int = BEGINNING_MS
+    """Standing charges of subscribed segments that start before this moment have begun."""
     forgotten_ms: int = BEGINNING_MS
     """Nothing begins any more in a segment that ended before this moment."""
     as_of_ms: int = 0

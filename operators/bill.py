@@ -94,7 +94,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
     @override
     def on_eof(self) -> tuple[Iterable[Bill], bool]:
         # Drain: send what changed, but RETAIN, so that the next run goes on.
-        return [*self._wallets(self._now()), *self._charges()], self.RETAIN
+        return [*self._wallets(self._now()), *self._charges(is_last=True)], self.RETAIN
 
     def _wallets(self, now: datetime) -> Iterable[Bill]:
         self._wallets_due = None
@@ -102,9 +102,9 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
         self._wallet_cost = self._now() - now
         return [WalletRows(rows)] if rows else []
 
-    def _charges(self) -> Iterable[Bill]:
+    def _charges(self, *, is_last: bool = False) -> Iterable[Bill]:
         self._charges_due = None
-        rows = self._bills.charges()
+        rows = self._bills.charges(is_last=is_last)
         return [] if rows is None else [ChargeRows(rows)]
 
     def _transition(self) -> datetime | None:

@@ -72,6 +72,11 @@ class Shelf:
         self.account_watermark = Watermark()
         self.generation = 0
 
+    @property
+    def passed_ms(self) -> int:
+        """No source will send anything more that was appended before this moment."""
+        return min(self.usage_watermark.at_ms, self.account_watermark.at_ms)
+
     def open(self) -> None:
         """Begin a ledger for every account that was numbered since the last call."""
         for tenant, customer in self.accounts.names[len(self.ledgers) :]:
@@ -87,6 +92,8 @@ class Shelf:
         """The state as immutable bytes; the caller has folded what was buffered."""
         for number, blob in enumerate(self._encoded):
             if not blob:
+                for usage in self.ledgers[number].state.usages:
+                    usage.is_stored = True
                 self._encoded[number] = _ENCODER.encode(self.ledgers[number].state)
         recent = self.recent
         return _ENCODER.encode(
@@ -158,5 +165,4 @@ class Shelf:
         for number, ledger in enumerate(self.ledgers):
             self._encoded[number] = b""
             self.unsent.add(number)
-            for usage in ledger.usages.values():
-                usage.is_stale = usage.is_unsent = True
+            ledger.retime()

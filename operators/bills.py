@@ -1,8 +1,8 @@
 """What every customer of a shard owes and has left. Slices, account events -> wallets, charges, rejects.
 
 Wallets and charges are absolute rows with the version `generation << 40 |` the account's inputs
-(readings, account events) and the transitions that time made (credits expired, fees begun). Another
-catalog is a new generation.
+(readings, account events) and the transitions that time made (credits expired, standing charges begun).
+Another catalog is a new generation.
 
 State, a shard: operators/bill_state.py. On resume every wallet is sent again, so that Redis may have
 lost anything; charges that had not been sent are.
@@ -19,23 +19,25 @@ import numpy as np
 import pyarrow as pa
 
 from operators.account_events import ImpossibleError, apply, is_subscription
-from operators.account_state import ZERO, Usage
+from operators.account_state import DAY_MS, KEPT_MS, ZERO
 from operators.aggregate import to_decimals
+from operators.aging import begin_standing, expire, forget, next_expiry_ms, next_standing_ms
 from operators.bill_state import Shelf
-from operators.cells import Folded, Part, fold, pack, unpack
+from operators.cells import Folded, Part, fold, unpack
 from operators.charges import UnsentCharge, charge_rows
-from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
-from operators.timeline import Segment
+from operators.movable import Movable
+from operators.timeline import END_MS
 from schemas.accounts import AccountEvent
 from schemas.catalog import Catalog
 from schemas.events import Reason, Reject
-from schemas.meters import AggregationType, Meter
-from schemas.usage import I64, MINUTE_MS, AccountSlice, Mask, Slice
+from schemas.meters import AggregationType
+from schemas.usage import I64, MINUTE_MS, AccountSlice, Slice
 from schemas.wallets import WalletRow
 
 GENERATION_SHIFT = 40
-NEVER_MS = 1 << 62
+SWEEP = 256
+"""Accounts that are looked through for what can be forgotten, each time that charges are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +48,8 @@ class BillConfig:
     catch_up_ms: int = 2_000
     shards: int = 32
     """How many of these share a process, at most."""
-    event_lag_max_ms: int = 600_000
-    """A subscription event that is appended later than this after its own timestamp is refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class _RecentRow:
-    """A minute's usage of one meter that may still change its segment; `key` is its cell's."""
-
-    key: int
-    meter: Meter
-    at_ms: int
-    events: int
-    total: Decimal
+    event_age_max_ms: int = 35 * DAY_MS
+    """No usage is older than this when it is appended: older ones are dead letters."""
 
 
 class Bills:
@@ -68,19 +59,20 @@ class Bills:
         self.shelf = shelf
         self._config = config
         self._meters = config.catalog.meters
-        unique = [m.aggregation.type is AggregationType.COUNT_UNIQUE for m in self._meters]
-        self._unique = np.array(unique, np.bool_)
+        self._movable = Movable(shelf)
         summed = [m.aggregation.type in {AggregationType.SUM, AggregationType.AVG} for m in self._meters]
         self._summed = np.array(summed, np.bool_)
         self._buffer: list[Part] = []
         self._appended: list[I64] = []
         self._touched = set(range(len(shelf.ledgers)))
         """Accounts whose wallets changed since they were last sent; after a resume all."""
-        self._transitions: list[tuple[int, int]] = []
-        """Heap of (moment, account): when time alone changes a wallet."""
-        self._awaited: dict[int, int] = {}
+        self._expiries = Schedule()
+        """When an account's next credit expires."""
+        self._beginnings = Schedule()
+        """When an account's next standing charge begins."""
+        self._swept = 0
         for number in range(len(shelf.ledgers)):
-            self._await_transition(number)
+            self._await(number)
 
     # -- in
 
@@ -116,23 +108,17 @@ class Bills:
             except ImpossibleError as why:
                 yield replace(entry.origin, reason=Reason.ACCOUNT_EVENT_IMPOSSIBLE, detail=str(why))
         self.shelf.account_watermark.advance(piece.progress)
+        self._begin_standing()
 
     def _apply(self, number: int, event: AccountEvent, append_ms: int) -> None:
-        moves = is_subscription(event)
-        if moves and append_ms - event.at_ms > self._config.event_lag_max_ms:
-            raise ImpossibleError(
-                f"{event.type} at {event.timestamp.isoformat()}: appended over "
-                f"{self._config.event_lag_max_ms // 1000} s later, when usage was settled"
-            )
         ledger = self.shelf.changed(number)
-        rows = self._recent_rows(number) if moves else []
-        before = [ledger.segment_at(row.at_ms) for row in rows]
+        before = self._movable.places(number) if is_subscription(event) else []
         if not apply(ledger, event, append_ms):
             return
-        if moves:
-            self._move(ledger, rows, before)
+        if before:
+            self._movable.move(number, before)
         self._touch(number)
-        self._await_transition(number)
+        self._await(number)
 
     def fold(self) -> None:
         """Fold what is buffered into the ledgers."""
@@ -142,7 +128,7 @@ class Bills:
         newest = np.maximum.reduceat(np.concatenate(self._appended)[folded.order], folded.starts)
         self._buffer.clear()
         self._appended.clear()
-        settled = self._settled_minute()
+        settled = self._movable.settled_minute()
         account, meter, minute = unpack(folded.key)
         columns = (account, meter, minute, folded.starts, folded.ends, newest)
         rows = zip(*(c.tolist() for c in columns), self._totals(folded, meter), strict=True)
@@ -160,7 +146,7 @@ class Bills:
                 is_settled=at < settled,
             )
             ledger.state.as_of_ms = max(ledger.state.as_of_ms, append_ms)
-        self._remember(folded, minute >= settled)
+        self._movable.add(folded, minute >= settled)
 
     def _totals(self, folded: Folded, meter: I64) -> list[Decimal]:
         """Of each key; only meters that add values up have one (a decimal costs 1.7 us)."""
@@ -170,10 +156,6 @@ class Bills:
         for at, total in zip(summed.tolist(), decimals, strict=True):
             totals[at] = total
         return totals
-
-    def _remember(self, folded: Folded, movable: Mask) -> None:
-        if movable.any():
-            self.shelf.recent.add(folded if movable.all() else folded.select(movable), self._unique)
 
     def _touch(self, number: int) -> None:
         self._touched.add(number)
@@ -191,12 +173,13 @@ class Bills:
 
     @property
     def next_transition_ms(self) -> int | None:
-        return self._transitions[0][0] if self._transitions else None
+        """When time alone changes a wallet next."""
+        return self._expiries.next_ms
 
     def wallets(self, now_ms: int) -> list[WalletRow]:
         """The wallets that changed since they were last sent."""
         self.fold()
-        self._pass_transitions(now_ms)
+        self._expire(now_ms)
         rows: list[WalletRow] = []
         for number in self._touched:
             ledger = self.shelf.ledgers[number]
@@ -219,19 +202,29 @@ class Bills:
         self._touched.clear()
         return rows
 
-    def charges(self) -> pa.RecordBatch | None:
-        """The charges that changed since they were last sent (`schemas.arrow.USAGE_CHARGES`)."""
+    def charges(self, *, is_last: bool = False) -> pa.RecordBatch | None:
+        """The charges that changed since they were last sent (`schemas.arrow.USAGE_CHARGES`).
+
+        A usage waits until a snapshot has it, an epoch at most. After a crash account events may be read
+        before the usage that they move; a charge of which no state knew would then never be corrected.
+
+        :arg is_last: Send those as well: what follows is a snapshot.
+        """
         self.fold()
         unsent: list[UnsentCharge] = []
+        waiting: set[int] = set()
         for number in sorted(self.shelf.unsent):
             ledger = self.shelf.changed(number)
             version = self._version(ledger)
             for usage in ledger.usages.values():
-                if usage.is_unsent:
+                if usage.is_unsent and (usage.is_stored or is_last):
                     usage.is_unsent = False
                     unsent.append(UnsentCharge(ledger, usage, version))
-        self.shelf.unsent.clear()
-        self._settle()
+                elif usage.is_unsent:
+                    waiting.add(number)
+        self.shelf.unsent = waiting
+        self._movable.settle()
+        self._forget()
         return charge_rows(unsent)
 
     def _version(self, ledger: Ledger) -> int:
@@ -246,74 +239,57 @@ class Bills:
 
     # -- time
 
-    def _await_transition(self, number: int) -> None:
-        moment = self.shelf.ledgers[number].next_transition_ms()
-        if moment is not None and moment < self._awaited.get(number, NEVER_MS):
-            self._awaited[number] = moment
-            heapq.heappush(self._transitions, (moment, number))
+    def _await(self, number: int) -> None:
+        ledger = self.shelf.ledgers[number]
+        self._expiries.add(next_expiry_ms(ledger.state), number)
+        self._beginnings.add(next_standing_ms(ledger), number)
 
-    def _pass_transitions(self, now_ms: int) -> None:
-        while self._transitions and self._transitions[0][0] <= now_ms:
-            _, number = heapq.heappop(self._transitions)
-            self._awaited.pop(number, None)
-            if self.shelf.changed(number).pass_transitions(now_ms):
-                self._touched.add(number)
-                self.shelf.unsent.add(number)
-            self._await_transition(number)
+    def _expire(self, now_ms: int) -> None:
+        for number in self._expiries.pop(now_ms):
+            if expire(self.shelf.changed(number).state, now_ms):
+                self._touch(number)
+            self._await(number)
 
-    # -- usage that an account event can still move
+    def _begin_standing(self) -> None:
+        passed_ms = self.shelf.account_watermark.at_ms
+        for number in self._beginnings.pop(passed_ms):
+            if begin_standing(self.shelf.changed(number), passed_ms):
+                self._touch(number)
+            self._await(number)
 
-    def _settled_minute(self) -> int:
-        """Minutes before this one are in their segment for good: all that could move them is in."""
-        shelf = self.shelf
-        passed_ms = min(shelf.usage_watermark.at_ms, shelf.account_watermark.at_ms)
-        return max(0, (passed_ms - self._config.event_lag_max_ms) // MINUTE_MS)
+    def _forget(self) -> None:
+        """Look through a few accounts for what is settled."""
+        self._begin_standing()
+        passed_ms, ledgers = self.shelf.passed_ms, self.shelf.ledgers
+        before_ms = passed_ms - KEPT_MS
+        usage_before_ms = min(before_ms, passed_ms - self._config.event_age_max_ms - DAY_MS)
+        for _ in range(min(SWEEP, len(ledgers))):
+            self._swept = (self._swept + 1) % len(ledgers)
+            if forget(ledgers[self._swept], before_ms, usage_before_ms):
+                self.shelf.changed(self._swept)
 
-    def _recent_rows(self, number: int) -> list[_RecentRow]:
-        recent = self.shelf.recent
-        zeros = np.zeros(2, np.uint64)
-        bounds = pack(np.array([number, number + 1], np.uint64), zeros, zeros)
-        first, last = np.searchsorted(recent.key, bounds).tolist()
-        _, meter, minute = unpack(recent.key[first:last])
-        totals = to_decimals(recent.lo[first:last], recent.hi[first:last])
-        columns = (recent.key[first:last], meter, minute * MINUTE_MS, recent.events[first:last])
-        rows = zip(*(c.tolist() for c in columns), totals, strict=True)
-        return [_RecentRow(key, self._meters[m], at_ms, n, total) for key, m, at_ms, n, total in rows]
 
-    def _move(self, ledger: Ledger, rows: list[_RecentRow], before: list[Segment | None]) -> None:
-        """Put movable usage where the new timeline has it."""
-        touched: dict[tuple[int, str, str], tuple[Meter, Usage]] = {}
-        for row, old in zip(rows, before, strict=True):
-            new = ledger.segment_at(row.at_ms)
-            if old is None or new is None or old.key != new.key:
-                for usage in ledger.move_usage(row.meter, old, new, row.events, row.total):
-                    touched[usage.key] = (row.meter, usage)
-        for meter, usage in touched.values():
-            if meter.aggregation.type is AggregationType.COUNT_UNIQUE:
-                self._recount(ledger, usage, rows)
+class Schedule:
+    """The next moment of each account, soonest first."""
 
-    def _recount(self, ledger: Ledger, usage: Usage, rows: list[_RecentRow]) -> None:
-        """Distinct values can't be subtracted: put a segment's together again."""
-        usage.uniques = UniqueSketch()
-        if usage.settled is not None:
-            usage.uniques.merge(usage.settled)
-        for row in rows:
-            segment = ledger.segment_at(row.at_ms)
-            if row.meter.id == usage.meter_id and segment is not None and segment.key == usage.key[:2]:
-                usage.uniques.merge(self.shelf.recent.sketches[row.key])
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int]] = []
+        self._moments: dict[int, int] = {}
 
-    def _settle(self) -> None:
-        """Usage that nothing can move any more leaves the minutes; the segments have it already."""
-        recent, settled = self.shelf.recent, self._settled_minute()
-        account, meter, minute = unpack(recent.key)
-        movable = minute >= settled
-        if movable.all():
-            return
-        for at in np.flatnonzero(~movable & self._unique[meter]).tolist():
-            ledger = self.shelf.changed(int(account[at]))
-            ledger.settle_uniques(
-                self._meters[int(meter[at])],
-                int(minute[at]) * MINUTE_MS,
-                recent.sketches[int(recent.key[at])],
-            )
-        recent.select(movable)
+    @property
+    def next_ms(self) -> int | None:
+        return self._heap[0][0] if self._heap else None
+
+    def add(self, at_ms: int | None, number: int) -> None:
+        """Await an account's next moment; one that is awaited sooner stays."""
+        if at_ms is not None and at_ms < self._moments.get(number, END_MS):
+            self._moments[number] = at_ms
+            heapq.heappush(self._heap, (at_ms, number))
+
+    def pop(self, now_ms: int) -> Iterator[int]:
+        """Accounts whose moment has come, each to be added again."""
+        while self._heap and self._heap[0][0] <= now_ms:
+            at_ms, number = heapq.heappop(self._heap)
+            if self._moments.get(number) == at_ms:
+                del self._moments[number]
+                yield number

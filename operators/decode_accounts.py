@@ -14,12 +14,11 @@ import pyarrow as pa
 from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream
 
+from operators.examine import tenant_of_header
 from operators.shard import Herald, shard_key, tenant_hash
 from schemas.accounts import AccountEvent, AccountEventError, parse_account_event
 from schemas.events import RawBatch, Reason, Record, Reject
 from schemas.usage import AccountEntry, AccountSlice
-
-TENANT_HEADER = "tenant-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +58,11 @@ class AccountDecoder:
     def _parse(self, record: Record, origin: Reject) -> AccountEvent:
         if len(origin.payload) > self._config.event_bytes_max:
             raise AccountEventError(Reason.TOO_LARGE, f"the payload has {len(origin.payload)} bytes")
-        tenant = next((value for name, value in origin.headers if name == TENANT_HEADER and value), b"")
         return parse_account_event(
             origin.payload,
             append_ms=origin.append_ms,
-            tenant_id=tenant.decode("utf-8", "replace") or None,
+            # What is not UTF-8 is refused as a tenant, if the event names none itself.
+            tenant_id=(tenant_of_header(record) or b"").decode("utf-8", "surrogateescape"),
             default_tenant=self._config.default_tenant,
         )
 

@@ -4,9 +4,15 @@ in: usage partials (meter, minute, events, total, tokens) and account events, ea
 minutes. out: a wallet a currency, and the charges that changed.
 
 `available = balance - unpaid_invoices - usage`. `usage` is every priced segment that no invoice covers:
-the current period and the closed ones not invoiced yet. An invoice covers the segments of the billing
-period, or the one segment, that starts at its `period_start`; usage that comes later for a covered
-segment changes its charge, for the next invoice, and not the wallet.
+the current period and the closed ones not invoiced yet. An invoice covers the segments of its currency in
+the billing period, or the one segment, that starts at its `period_start`; usage that comes later for a
+covered segment changes its charge and not the wallet: correct the invoice, or adjust the next period.
+
+A usage belongs to the segment of its own timestamp. A flat price is owed, whole, for every subscribed
+segment that has begun, used or not, and for one of the default plan if any meter was used in it. A meter
+that never resets is priced, in the same segments, on all that came together until the segment's end.
+An AVG is rounded half-even to 12 decimals; a COUNT_UNIQUE is exact to 4,096 values, above an estimate
+(operators/hyperloglog.py), and so is what it costs.
 """
 
 from __future__ import annotations
@@ -17,11 +23,11 @@ from decimal import Context, Decimal
 
 from operators.account_state import ZERO, AccountState, Usage
 from operators.hyperloglog import UniqueSketch
-from operators.timeline import END_MS, Segment, Timeline
+from operators.timeline import Segment, Timeline
 from schemas.catalog import Catalog
 from schemas.meters import AggregationType, Meter
-from schemas.money import EXACT, quantize_quantity, round_money
-from schemas.prices import Charge, Flat
+from schemas.money import EXACT, exact_sum, quantize_quantity, round_money
+from schemas.prices import Charge
 from schemas.usage import U64
 
 _WIDE = Context(prec=76)
@@ -62,7 +68,7 @@ class Ledger:
         """
         self.state.inputs += events
         segment = self.segment_at(at_ms)
-        if segment is None:
+        if segment is None or self._is_forgotten(segment, meter.id):
             return
         usage = self.usage_of(segment, meter.id)
         self._change(usage, meter, events, total)
@@ -73,15 +79,13 @@ class Ledger:
                 settled = usage.settled = usage.settled or UniqueSketch()
                 settled.add(tokens)
 
-    def adjust(self, meter: Meter, period_start_ms: int, quantity: Decimal) -> bool:
-        """Correct a meter's quantity in the segment of a moment; False if there is no plan then."""
-        segment = self.segment_at(period_start_ms)
-        if segment is None:
-            return False
+    def adjust(self, segment: Segment, meter: Meter, at_ms: int, quantity: Decimal) -> None:
+        """Correct a meter's quantity in the segment of a moment."""
+        self.begin(segment)
         usage = self.usage_of(segment, meter.id)
-        usage.adjusted = EXACT.add(usage.adjusted, quantity)
-        self._change(usage, meter, 0, ZERO)
-        return True
+        was_used = usage.is_used
+        usage.adjustments[at_ms] = EXACT.add(usage.adjustments.get(at_ms, ZERO), quantity)
+        self._note_change(usage, meter, was_used=was_used)
 
     def move_usage(
         self, meter: Meter, old: Segment | None, new: Segment | None, events: int, total: Decimal
@@ -103,14 +107,19 @@ class Ledger:
             settled.merge(uniques)
 
     def _change(self, usage: Usage, meter: Meter, events: int, total: Decimal) -> None:
+        was_used = usage.is_used
         usage.events += events
         if total:
             usage.total = EXACT.add(usage.total, total)
+        self._note_change(usage, meter, was_used=was_used)
+
+    def _note_change(self, usage: Usage, meter: Meter, *, was_used: bool) -> None:
         usage.is_stale = usage.is_unsent = True
+        if usage.is_used != was_used:  # standing charges of a default plan stand or fall with it
+            _outdate(u for u in self.usages.values() if u.key[:2] == usage.key[:2])
         if meter.reset_usage == "NEVER":  # later segments are priced on what has come together so far
-            for later in self.usages.values():
-                if later.meter_id == meter.id and later.start_ms > usage.start_ms:
-                    later.is_stale = later.is_unsent = True
+            same = (u for u in self.usages.values() if u.meter_id == meter.id)
+            _outdate(u for u in same if u.start_ms > usage.start_ms)
 
     def segment_at(self, at_ms: int) -> Segment | None:
         """As `Timeline.segment_at`; the last one asked for is remembered."""
@@ -122,20 +131,36 @@ class Ledger:
         return current
 
     def retime(self) -> None:
-        """The timeline changed: usages get their segment's new end; one without a segment costs nothing."""
+        """The timeline changed: usages get their segment's new bounds, adjustments their segment. A usage
+        whose segment is gone costs nothing."""
         self._current = None
-        for usage in self.usages.values():
+        for usage in list(self.usages.values()):
             segment = self.timeline.segment_at(usage.start_ms)
             usage.holds = segment is not None and segment.key == usage.key[:2]
             if segment is not None and usage.holds:
-                usage.end_ms = segment.end_ms
-            usage.is_stale = usage.is_unsent = True
+                usage.end_ms, usage.period_ms = segment.end_ms, segment.period_ms
+            self._move_adjustments(usage)
+        _outdate(self.usages.values())
+
+    def _move_adjustments(self, usage: Usage) -> None:
+        for at_ms in list(usage.adjustments):
+            segment = self.timeline.segment_at(at_ms)
+            if segment is not None and segment.key != usage.key[:2] and usage.plan_id:
+                self.begin(segment)
+                into = self.usage_of(segment, usage.meter_id).adjustments
+                into[at_ms] = EXACT.add(into.get(at_ms, ZERO), usage.adjustments.pop(at_ms))
 
     def begin(self, segment: Segment) -> None:
-        """Fees are owed from the segment's first moment, used or not."""
-        for meter_id, charge in segment.plan.charges_by_meter.items():
-            if isinstance(charge.price, Flat):
+        """Standing charges are there from a segment's first moment, used or not."""
+        for meter_id in self.catalog.standing_charges[segment.plan.id]:
+            if not self._is_forgotten(segment, meter_id):
                 self.usage_of(segment, meter_id)
+
+    def _is_forgotten(self, segment: Segment, meter_id: str) -> bool:
+        """Whether a usage ended too long ago to begin: a new one would overwrite what was billed for it."""
+        if segment.end_ms > self.state.forgotten_ms:
+            return False
+        return (segment.start_ms, segment.plan.id, meter_id) not in self.usages
 
     def usage_of(self, segment: Segment, meter_id: str) -> Usage:
         """The usage of a meter in a segment, begun if need be."""
@@ -153,18 +178,19 @@ class Ledger:
         """What the meter's aggregation makes of the usage, with adjustments."""
         meter = self.catalog.meters_by_id.get(usage.meter_id)
         if meter is None:  # the plan's own fee, or a meter that left the catalog
-            return usage.adjusted
+            return exact_sum(usage.adjustments.values())
         if meter.reset_usage != "NEVER":
             quantity = _aggregate(meter.aggregation.type, usage.events, usage.total, usage.uniques)
-            return EXACT.add(quantity, usage.adjusted) if usage.adjusted else quantity
+            return exact_sum([quantity, *usage.adjustments.values()]) if usage.adjustments else quantity
         parts = list(self._until(usage))
         uniques = UniqueSketch()
         for part in parts:
             if part.uniques is not None:
                 uniques.merge(part.uniques)
         events = sum(part.events for part in parts)
-        quantity = _aggregate(meter.aggregation.type, events, _sum(part.total for part in parts), uniques)
-        return EXACT.add(quantity, _sum(part.adjusted for part in parts))
+        total = exact_sum(part.total for part in parts)
+        quantity = _aggregate(meter.aggregation.type, events, total, uniques)
+        return exact_sum([quantity, *(adjusted for part in parts for adjusted in part.adjustments.values())])
 
     def _until(self, usage: Usage) -> Iterator[Usage]:
         for part in self.usages.values():
@@ -174,12 +200,21 @@ class Ledger:
     def charge(self, usage: Usage) -> Charge | None:
         """The price of a usage's quantity; None if its plan does not price the meter, or never held then."""
         plan = self.catalog.plans_by_id.get(usage.plan_id)
-        charge = plan.charges_by_meter.get(usage.meter_id) if plan is not None and usage.holds else None
-        return None if charge is None else charge.charge(usage.quantity)
+        charge = plan.charges_by_meter.get(usage.meter_id) if plan is not None else None
+        return charge.charge(usage.quantity) if charge is not None and self.is_owed(usage) else None
+
+    def is_owed(self, usage: Usage) -> bool:
+        """Whether its segment is on the timeline and, of a default plan, any meter was used in it."""
+        if not usage.holds or usage.is_used:
+            return usage.holds
+        phase = self.timeline.phase_at(usage.start_ms)
+        if phase is not None and phase.plan_id is not None:
+            return True
+        return any(u.is_used for u in self.usages.values() if u.key[:2] == usage.key[:2])
 
     def price(self, usage: Usage) -> None:
         """Bring the amounts of a usage up to date: rounded once, here, and never again."""
-        usage.quantity = self.quantity(usage) if usage.holds else ZERO
+        usage.quantity = self.quantity(usage) if self.is_owed(usage) else ZERO
         charge = self.charge(usage)
         usage.amount_unrounded = ZERO if charge is None else charge.amount
         usage.amount = round_money(usage.amount_unrounded, usage.currency)
@@ -205,60 +240,21 @@ class Ledger:
             currency = usage.currency
             if currency not in used:
                 used[currency] = ZERO
-            if usage.amount and not (
-                covered and ((currency, usage.period_ms) in covered or (currency, usage.start_ms) in covered)
-            ):
+            if usage.amount and not (covered and usage.is_covered(covered)):
                 used[currency] = EXACT.add(used[currency], usage.amount)
         return [
             Wallet(c, balance.get(c, ZERO), unpaid.get(c, ZERO), used.get(c, ZERO))
             for c in sorted(balance.keys() | unpaid.keys() | used.keys())
         ]
 
-    def next_transition_ms(self) -> int | None:
-        """When time alone changes the wallet next: a credit expires, or a subscription's fee begins."""
-        moments = [g.expires_ms for g in self.state.grants if g.expires_ms is not None and not g.is_expired]
-        if (fee_ms := self._next_fee_ms()) is not None:
-            moments.append(fee_ms)
-        return min(moments, default=None)
 
-    def pass_transitions(self, now_ms: int) -> bool:
-        """Count credits that have expired, begin fees that are due; whether there were any."""
-        before = self.state.transitions
-        for grant in self.state.grants:
-            if grant.expires_ms is not None and grant.expires_ms <= now_ms and not grant.is_expired:
-                grant.is_expired = True
-                self.state.transitions += 1
-        while (fee_ms := self._next_fee_ms()) is not None and fee_ms <= now_ms:
-            segment = self.timeline.segment_at(fee_ms)
-            if segment is None:  # the plan left the catalog
-                break
-            self.begin(segment)
-            self.state.fees_until_ms = segment.end_ms
-            self.state.transitions += 1
-        return self.state.transitions > before
-
-    def _next_fee_ms(self) -> int | None:
-        """Start of the first subscribed segment with a fee that has not begun. Without a subscription
-        a fee is owed only for a period with usage, which begins it."""
-        phases = self.state.phases
-        for index, phase in enumerate(phases):
-            to_ms = phases[index + 1].from_ms if index + 1 < len(phases) else END_MS
-            plan = self.catalog.plans_by_id.get(phase.plan_id) if phase.plan_id else None
-            from_ms = max(phase.from_ms, self.state.fees_until_ms)
-            if plan is not None and plan.has_fees and from_ms < to_ms:
-                return from_ms
-        return None
+def _outdate(usages: Iterable[Usage]) -> None:
+    for usage in usages:
+        usage.is_stale = usage.is_unsent = True
 
 
 def _add(sums: dict[str, Decimal], currency: str, amount: Decimal) -> None:
     sums[currency] = EXACT.add(sums.get(currency, ZERO), amount)
-
-
-def _sum(values: Iterable[Decimal]) -> Decimal:
-    total = ZERO  # never `sum()`: the default context rounds to 28 digits
-    for value in values:
-        total = EXACT.add(total, value)
-    return total
 
 
 def _aggregate(kind: AggregationType, events: int, total: Decimal, uniques: UniqueSketch | None) -> Decimal:

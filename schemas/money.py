@@ -8,6 +8,7 @@ and raises `decimal.Inexact` rather than lose one: sums of 1e16 such products st
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import (
     MAX_EMAX,
     MAX_PREC,
@@ -77,6 +78,14 @@ def round_money(amount: Decimal, currency: str) -> Decimal:
 def quantize_quantity(quantity: Decimal) -> Decimal:
     """The quantity at 12 decimals, half to even: no bias over many readings, and idempotent."""
     return quantity.quantize(_QUANTITY_STEP, ROUND_HALF_EVEN, _ROUNDING)
+
+
+def exact_sum(values: Iterable[Decimal]) -> Decimal:
+    """The sum, exactly; the built-in one rounds to the 28 digits of the default context."""
+    total = Decimal(0)
+    for value in values:
+        total = EXACT.add(total, value)
+    return total
 
 
 def decimal_text(value: Decimal) -> str:

@@ -3,7 +3,7 @@
 `expected(records, catalog_yaml)` -> rejects, raw rows, windows, late readings, charges, wallets.
 It shares no code with the flow, not even the catalog's: where both agree, they agree on DESIGN.md section 5.
 Rejects come before dedupe, so a rejected event does not take its id and its repair may be sent under it.
-What it does not know (other prices than per_unit, subscriptions, other periods than UTC months) it refuses.
+Accounts, prices and wallets are judged in tests/oracle_accounts.py.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal, localcontext
+from datetime import datetime, timedelta
+from decimal import Decimal, localcontext
 from typing import Any
 
 import yaml
 
+from tests.oracle_accounts import Charge, Wallet, bill
 from tests.oracle_events import (
     EPOCH,
-    TWELVE_DECIMALS,
     Event,
     LogRecord,
     Position,
     RejectedError,
     Rules,
     canonical,
+    from_ms,
     holds_huge_integer,
     read_event,
-    read_json,
     read_quantity,
 )
+from tests.oracle_prices import round_money
 
 __all__ = [
     "Charge",
@@ -46,7 +47,6 @@ __all__ = [
 ]
 
 WINDOW_S = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
-MINOR_UNITS = {"JPY": 0, "KRW": 0, "BHD": 3, "KWD": 3, "TND": 3}  # any other: 2
 
 WindowKey = tuple[str, str, str, datetime, int]
 """tenant_id, meter_id, external_customer_id, window_start, window_s"""
@@ -75,30 +75,6 @@ class Window:
     uniques: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class Charge:
-    """One row of `usage_charges`."""
-
-    currency: str
-    events: int
-    quantity: Decimal
-    amount_unrounded: Decimal
-    amount: Decimal
-
-
-@dataclass
-class Wallet:
-    """One Redis hash; `available` follows from the rest."""
-
-    balance: Decimal = Decimal(0)
-    unpaid_invoices: Decimal = Decimal(0)
-    usage: Decimal = Decimal(0)
-
-    @property
-    def available(self) -> Decimal:
-        return self.balance - self.unpaid_invoices - self.usage
-
-
 @dataclass
 class Expected:
     """All that must be in the stores once every record is read."""
@@ -119,7 +95,7 @@ def expected(records: Iterable[LogRecord], catalog_yaml: str, rules: Rules | Non
     catalog = read_catalog(catalog_yaml)
     ordered = sorted(records, key=lambda record: record.position)
     out = Expected()
-    periods: dict[tuple[str, str, str, datetime], list[Reading]] = defaultdict(list)
+    counted: list[Reading] = []
     seen: dict[tuple[str, str], LogRecord] = {}
     with localcontext(prec=200):
         for record in ordered:
@@ -137,14 +113,10 @@ def expected(records: Iterable[LogRecord], catalog_yaml: str, rules: Rules | Non
             out.events[record.position] = event
             for reading in readings:
                 put_in_window(out, reading, catalog)
-                month = event.timestamp.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-                account = event.tenant_id, event.external_customer_id
-                periods[(*account, reading.meter_id, month)].append(reading)
-        charge(out, periods, catalog)
-        invoiced = apply_accounts(out, [r for r in ordered if r.topic == rules.account_topic], catalog)
-        for (tenant, customer, _, period, _), one in out.charges.items():
-            if (tenant, customer, period) not in invoiced:
-                out.wallets[tenant, customer, one.currency].usage += one.amount
+            counted += readings
+        newest_ms = max((record.append_ms for record in ordered), default=0)
+        accounts = [record for record in ordered if record.topic == rules.account_topic]
+        bill(out, counted, accounts, catalog, rules.now or from_ms(newest_ms))
     return out
 
 
@@ -215,76 +187,6 @@ def put_in_window(out: Expected, reading: Reading, catalog: dict[str, Any]) -> N
     window.total += reading.value
     if reading.unique is not None:
         window.uniques.add(reading.unique)
-
-
-def charge(
-    out: Expected, periods: dict[tuple[str, str, str, datetime], list[Reading]], catalog: dict[str, Any]
-) -> None:
-    """Price each period of each meter that the default plan charges for."""
-    plans = [plan for plan in catalog.get("plans", []) if plan["id"] == catalog.get("default_plan")]
-    for plan in plans:
-        assert plan.get("billing_period", "MONTHLY") == "MONTHLY", "the oracle knows months only"
-        for price_of in plan["charges"]:
-            price = price_of["price"]
-            assert price_of.keys() == {"meter", "price"}, "the oracle knows plain charges only"
-            assert price.keys() == {"model", "unit_amount"}, "the oracle knows per_unit prices only"
-            assert price["model"] == "per_unit", "the oracle knows per_unit prices only"
-            (meter,) = (one for one in catalog["meters"] if one["id"] == price_of["meter"])
-            assert meter.get("reset_usage", "BILLING_PERIOD") == "BILLING_PERIOD"
-            for (tenant, customer, meter_id, start), readings in periods.items():
-                if meter_id == meter["id"]:
-                    quantity = quantity_of(meter["aggregation"]["type"], readings)
-                    # A price never gives money back: a negative quantity costs what 0 costs.
-                    unrounded = max(quantity, Decimal(0)) * Decimal(price["unit_amount"])
-                    amount = round_money(unrounded, plan["currency"])
-                    out.charges[tenant, customer, meter_id, start, plan["id"]] = Charge(
-                        plan["currency"], len(readings), quantity, unrounded, amount
-                    )
-
-
-def quantity_of(kind: str, readings: list[Reading]) -> Decimal:
-    total = sum((reading.value for reading in readings), Decimal(0))
-    if kind == "SUM":
-        return total
-    if kind == "AVG":
-        return (total / len(readings)).quantize(TWELVE_DECIMALS, ROUND_HALF_EVEN)
-    return Decimal(len(readings) if kind == "COUNT" else len({reading.unique for reading in readings}))
-
-
-def round_money(amount: Decimal, currency: str) -> Decimal:
-    """Half away from zero, to the currency's precision."""
-    return amount.quantize(Decimal(1).scaleb(-MINOR_UNITS.get(currency, 2)), ROUND_HALF_UP)
-
-
-def apply_accounts(
-    out: Expected, records: list[LogRecord], catalog: dict[str, Any]
-) -> set[tuple[str, str, datetime]]:
-    """Move balances and invoices, each id once; gives the (tenant, customer, period) that are invoiced."""
-    seen: set[tuple[str, str]] = set()
-    invoiced: set[tuple[str, str, datetime]] = set()
-    invoices: dict[tuple[str, str, str], Decimal] = {}
-    currencies = {plan["id"]: plan["currency"] for plan in catalog.get("plans", [])}
-    for record in records:
-        event = read_json((record.value or b"").decode())
-        tenant, customer = event["tenant_id"], event["external_customer_id"]
-        if (tenant, event["id"]) in seen:
-            continue
-        seen.add((tenant, event["id"]))
-        currency = event.get("currency") or currencies[catalog["default_plan"]]
-        wallet, kind = out.wallets[tenant, customer, currency], event["type"]
-        if kind == "credit_granted":
-            wallet.balance += Decimal(event["amount"])
-        elif kind == "debit":
-            wallet.balance -= Decimal(event["amount"])
-        elif kind == "invoice_issued":
-            invoices[tenant, customer, event["invoice_id"]] = Decimal(event["amount"])
-            wallet.unpaid_invoices += Decimal(event["amount"])
-            invoiced.add((tenant, customer, datetime.fromisoformat(event["period_start"]).astimezone(UTC)))
-        elif kind == "invoice_paid":
-            wallet.unpaid_invoices -= invoices.pop((tenant, customer, event["invoice_id"]))
-        else:
-            raise AssertionError(f"the oracle does not know account events of type {kind}")
-    return invoiced
 
 
 def duration_s(text: str) -> int:

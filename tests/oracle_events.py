@@ -47,6 +47,8 @@ class Rules:
     event_ahead_max_s: int = 300
     event_age_max_d: int = 35
     dedupe_horizon_s: int = 600
+    now: datetime | None = None
+    """For what time alone does; the newest append time if it is not given."""
 
 
 @dataclass(frozen=True)
