@@ -1,0 +1,63 @@
+"""What a figure was taken on: processor, load and versions; and what a process has used so far."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+TICKS_S = os.sysconf("SC_CLK_TCK")
+PACKAGES = ("bytewax", "confluent-kafka", "clickhouse-connect", "chdb", "pyarrow", "numpy", "msgspec")
+
+
+@dataclass(frozen=True)
+class Used:
+    """CPU seconds of a process and its threads so far, and the most memory that it ever had."""
+
+    cpu_s: float = 0.0
+    rss_mb: float = 0.0
+
+
+def used(pid: int) -> Used | None:
+    """None if there is no such process any more."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return None
+    return Used((int(fields[11]) + int(fields[12])) / TICKS_S, int(peak[1]) / 1024) if peak else None
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """CPU seconds of running processes together."""
+    return sum(each.cpu_s for pid in pids if (each := used(pid)) is not None)
+
+
+def cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
+def pin(pid: int, to: Iterable[int]) -> None:
+    """Let all threads of a process run on these cores only; those it starts later do as their starter."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), to)
+
+
+def load() -> str:
+    return " ".join(f"{value:.2f}" for value in os.getloadavg())
+
+
+def describe() -> list[str]:
+    """Lines on the machine and the versions."""
+    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    hardware = (
+        f"{model[1] if model else platform.processor()}, {len(cores())} cores,"
+        f" {int(memory[1]) / 2**20 if memory else 0:.0f} GB, {platform.system()} {platform.release()}"
+    )
+    return [hardware, f"Python {platform.python_version()}, {versions}"]
