@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
+from typing import ClassVar
 
 import pyarrow as pa
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -32,6 +34,10 @@ class Writer:
 
     The thread starts with the first batch. What kills it is raised by the next `add` or `flush`.
     """
+
+    _open: ClassVar[weakref.WeakSet[Writer]] = weakref.WeakSet()
+    """Those of this process. An epoch's end flushes one after the other; all begin when the first one does,
+    so that the stream stands still for the slowest insert and not for the sum of them."""
 
     def __init__(
         self, config: ClickHouseConfig, table: str, schema: pa.Schema, rejected: Rejected | None = None
@@ -64,20 +70,30 @@ class Writer:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"insert-{self._table}", daemon=True)
                 self._thread.start()
+                self._open.add(self)
             # Waking the thread costs more than adding a batch: only where it has a reason to look.
             if len(self._buffer) == 1 or self._is_full():
                 self._changed.notify_all()
 
     def flush(self) -> None:
         """Return when all rows added so far are acknowledged (or stored as rejected), or raise."""
+        for writer in list(self._open):
+            writer.hurry()
         with self._changed:
-            target = self._flush_to = self._added
-            self._changed.notify_all()
+            target = self._flush_to
             self._changed.wait_for(lambda: self._error or self._acknowledged >= target)
             self._raise_error()
 
+    def hurry(self) -> None:
+        """Insert what was added so far without waiting for more."""
+        with self._changed:
+            if self._flush_to < self._added:
+                self._flush_to = self._added
+                self._changed.notify_all()
+
     def close(self) -> None:
         """Stop the thread. Rows that were not flushed are dropped: their epoch has not committed."""
+        self._open.discard(self)
         with self._changed:
             self._stop.set()
             self._changed.notify_all()
