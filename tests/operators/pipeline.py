@@ -87,9 +87,9 @@ class Pipeline:
             for key, (dedupe, window, bill) in self._shard.items()
         }
 
-    def poll(self, batch: RawBatch) -> None:
-        """One poll of the usage topic."""
-        decoded, rejects = decode_batch([batch], DecodeConfig())
+    def poll(self, *batches: RawBatch) -> None:
+        """Polls of the usage topic that come at once."""
+        decoded, rejects = decode_batch(batches, DecodeConfig())
         metered, unread = self._measure.measure(decoded)
         self._reject([*rejects, *unread])
         for key, piece in self._sharder.split(metered):

@@ -1,25 +1,16 @@
-"""What meters read from events, and which events they refuse."""
+"""What meters read from events: quantities, canonical texts, filters."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-import msgspec
 import pytest
 
-from operators.meter import UNIQUE_BYTES_MAX, Measure
-from schemas.events import REASONS, Reason
-from schemas.meters import Meter
-from tests.builders import meter, payload, usage_event
-from tests.operators.batches import Read, decoded, measured, readings_of, token
-from tests.operators.records import record
-
-HUGE = b"9" * 4301
-"""An integer that msgspec skips over but does not read."""
+from operators.meter import UNIQUE_BYTES_MAX
+from schemas.events import Reason
+from tests.operators.batches import token
+from tests.operators.event_meters import HUGE, a_meter, read
 
 MISSING, NOT_NUMERIC = Reason.VALUE_MISSING, Reason.VALUE_NOT_NUMERIC
 OUT_OF_RANGE, NOT_SCALAR = Reason.VALUE_OUT_OF_RANGE, Reason.VALUE_NOT_SCALAR
@@ -82,22 +73,6 @@ UNIQUES: list[tuple[bytes, str | Reason | None]] = [
     (b'{"v": "' + "é".encode() * (UNIQUE_BYTES_MAX // 2) + b'u"}', Reason.VALUE_TOO_LONG),
     (b'{"v": ' + b"9" * (UNIQUE_BYTES_MAX + 1) + b"}", Reason.VALUE_TOO_LONG),
 ]
-
-
-def read(meters: Sequence[Meter], *properties: bytes) -> tuple[list[Read], dict[int, Reason]]:
-    """Readings and rejects of events with these properties, as text."""
-    records = [record(_event(text), offset) for offset, text in enumerate(properties)]
-    metered, rejects = Measure(meters).measure(decoded(records))
-    return readings_of(metered, meters), {one.offset: one.reason for one in rejects}
-
-
-def _event(properties: bytes, event_name: bytes = b"e") -> bytes:
-    return b'{"id":"x","event_name":"%s","customer_id":"c","properties":%s}' % (event_name, properties)
-
-
-def a_meter(type: str, id: str = "m", **more: Any) -> Meter:  # noqa: A002 - the builder's names
-    field = None if type == "COUNT" else more.pop("field", "v")
-    return meter(id, event_name="e", type=type, field=field, **more)
 
 
 @pytest.mark.parametrize("properties", [b"{}", b'{"v": "x"}', b'{"v": ' + HUGE + b"}", b"null"])
@@ -182,121 +157,6 @@ def test_what_a_filter_keeps_out_may_be_unreadable() -> None:
     readings, rejects = read(meters, b'{"a": "y", "v": []}', b'{"a": "x", "v": 3}', b'{"a": "x", "v": []}')
     assert readings == [(1, "m", Decimal(3), 0), (1, "u", Decimal(0), token("3"))]
     assert rejects == {2: NOT_NUMERIC}, "the first meter's reason"
-
-
-def test_one_meter_that_cannot_read_an_event_refuses_it_for_all() -> None:
-    meters = [a_meter("COUNT", "calls"), a_meter("SUM", "sum"), a_meter("COUNT_UNIQUE", "users", field="u")]
-    events = [
-        usage_event({"v": 1, "u": "a"}, event_name="e"),
-        usage_event({"v": "x", "u": "b"}, event_name="e"),
-        usage_event({"v": 3, "u": []}, event_name="e"),
-        usage_event({"v": "x"}, event_name="unmetered"),
-        usage_event({"v": 5, "u": "c"}, event_name="e"),
-    ]
-    metered, rejects = measured(meters, events)
-    assert metered.events.column("id").to_pylist() == [events[i]["id"] for i in (0, 3, 4)]
-    assert readings_of(metered, meters) == [
-        (0, "calls", Decimal(0), 0),
-        (0, "sum", Decimal(1), 0),
-        (0, "users", Decimal(0), token("a")),
-        (4, "calls", Decimal(0), 0),
-        (4, "sum", Decimal(5), 0),
-        (4, "users", Decimal(0), token("c")),
-    ]
-    assert [(one.offset, one.reason) for one in rejects] == [(1, NOT_NUMERIC), (2, NOT_SCALAR)]
-    assert [one.payload for one in rejects] == [payload(events[1]), payload(events[2])]
-    assert rejects[0].detail == f"meter sum: properties.v = 'x': {REASONS[NOT_NUMERIC]}"
-
-
-def test_a_reject_keeps_its_record() -> None:
-    headers: list[tuple[str, bytes | None]] = [("a", b"\xff"), ("b", None)]
-    value = _event(b'{"v": "x"}')
-    _, (reject,) = Measure([a_meter("SUM")]).measure(decoded([record(value, 9, headers)], partition=3))
-    assert (reject.topic, reject.partition, reject.offset) == ("usage-events", 3, 9)
-    assert (reject.key, reject.payload, reject.headers) == (b"k", value, (("a", b"\xff"), ("b", b"")))
-
-
-UNREADABLE = [b'{"v": %s}' % HUGE, b'{"v": [{"x": %s}]}' % HUGE, b'{"v": -%s, "v": 1}' % HUGE]
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-@pytest.mark.parametrize("text", UNREADABLE)
-def test_what_cannot_be_read_costs_its_own_event_only(text: bytes, place: int) -> None:
-    texts = [b'{"v": 1}', b'{"v": 2}']
-    texts.insert(place, text)
-    readings, rejects = read([a_meter("SUM")], *texts)
-    assert rejects == {place: Reason.PROPERTIES_INVALID}
-    offsets = [offset for offset in range(3) if offset != place]
-    assert readings == [(offsets[0], "m", Decimal(1), 0), (offsets[1], "m", Decimal(2), 0)]
-
-
-def test_what_no_meter_reads_may_be_anything() -> None:
-    readings, rejects = read([a_meter("SUM")], b'{"v": 1, "w": %s}' % HUGE)
-    assert (readings, rejects) == ([(0, "m", Decimal(1), 0)], {})
-
-
-def test_unreadable_and_refused_events_of_two_names_leave_the_others_in_place() -> None:
-    meters = [a_meter("SUM"), meter("n", event_name="f", type="COUNT_UNIQUE", field="v")]
-    texts = [
-        _event(b'{"v": %s}' % HUGE),
-        _event(b'{"v": "b"}', b"f"),
-        _event(b'{"v": 2}'),
-        _event(b'{"v": %s}' % HUGE, b"f"),
-        _event(b'{"v": "x"}'),
-        _event(b'{"v": "d"}', b"f"),
-        _event(b'{"v": 6}'),
-    ]
-    records = [record(text, offset) for offset, text in enumerate(texts)]
-    metered, rejects = Measure(meters).measure(decoded(records))
-    assert {one.offset: one.reason for one in rejects} == {
-        0: Reason.PROPERTIES_INVALID,
-        3: Reason.PROPERTIES_INVALID,
-        4: NOT_NUMERIC,
-    }
-    assert readings_of(metered, meters) == [
-        (1, "n", Decimal(0), token("b")),
-        (2, "m", Decimal(2), 0),
-        (5, "n", Decimal(0), token("d")),
-        (6, "m", Decimal(6), 0),
-    ]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b'{"v": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"v": "\xff"}',
-        b'{"v": "\\q"}',
-        b'{"v": 1',
-        b"[]",
-    ],
-    ids=["nested", "utf-8", "escape", "cut", "list"],
-)
-@pytest.mark.parametrize("field", ["v", "w"])
-def test_meters_trust_no_properties_even_if_decode_let_them_through(text: bytes, field: str) -> None:
-    batch = decoded([record(_event(b'{"v": 1, "w": 1}'), offset) for offset in range(3)])
-    properties = list(batch.properties)
-    properties[1] = msgspec.Raw(text)
-    metered, rejects = Measure([a_meter("SUM", field=field)]).measure(replace(batch, properties=properties))
-    readings = readings_of(metered, [a_meter("SUM")])
-    if text == b'{"v": "\xff"}' and field == "w":  # a string that is skipped is no one's business
-        assert [one.reason for one in rejects] == [MISSING]
-    else:
-        assert [one.reason for one in rejects] == [Reason.PROPERTIES_INVALID]
-    assert [offset for offset, *_ in readings] == [0, 2]
-
-
-def test_a_long_unique_value_is_not_hashed() -> None:
-    began = time.process_time()
-    _, rejects = read([a_meter("COUNT_UNIQUE")], b'{"v": "' + b"u" * 200_000 + b'"}')
-    assert rejects == {0: Reason.VALUE_TOO_LONG}
-    assert time.process_time() - began < 0.8, "hashing it takes 1.7 s"
-
-
-def test_a_heartbeat_stays_one() -> None:
-    metered, rejects = Measure([a_meter("SUM")]).measure(decoded([], partition=2, partitions=4))
-    assert (metered.events.num_rows, len(metered.readings), rejects) == (0, 0, [])
-    assert (metered.progress[0].source, metered.progress[0].sources) == ("usage-events/2", 4)
 
 
 def test_a_thousand_meters_number_their_readings() -> None:

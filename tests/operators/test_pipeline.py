@@ -99,6 +99,17 @@ class Run:
 
     def poll(self, partition: int, count: int) -> None:
         """Read up to `count` records; none is a heartbeat."""
+        batch = self.read(partition, count)
+        if partition < PARTITIONS:
+            self.pipeline.poll(batch)
+        else:
+            self.pipeline.poll_accounts(batch)
+
+    def poll_together(self, count: int) -> None:
+        """Read every partition at once, as a process with several does."""
+        self.pipeline.poll(*(self.read(partition, count) for partition in reversed(range(PARTITIONS))))
+
+    def read(self, partition: int, count: int) -> RawBatch:
         is_usage = partition < PARTITIONS
         log_ = self.log.usage[partition] if is_usage else self.log.accounts
         start = self.offsets[partition]
@@ -111,10 +122,8 @@ class Run:
         else:
             progress_ms = START_MS + round(EVENTS * 1000 / RATE)
         if is_usage:
-            found = messages(records)
-            self.pipeline.poll(RawBatch("usage-events", partition, found, progress_ms, PARTITIONS))
-        else:
-            self.pipeline.poll_accounts(RawBatch("account-events", 0, messages(records), progress_ms, 1))
+            return RawBatch("usage-events", partition, messages(records), progress_ms, PARTITIONS)
+        return RawBatch("account-events", 0, messages(records), progress_ms, 1)
 
     def snapshot(self) -> None:
         self.saved = self.pipeline.snapshot(), list(self.offsets)
@@ -136,6 +145,7 @@ Step = tuple[str, int, int]
 steps = st.one_of(
     st.tuples(st.just("poll"), st.integers(0, PARTITIONS), st.sampled_from([0, 1, 2, 10, 40, 100])),
     st.tuples(st.just("poll"), st.integers(0, PARTITIONS), st.sampled_from([10, 40, 100])),
+    st.tuples(st.just("together"), st.just(0), st.sampled_from([0, 1, 10, 40])),
     st.tuples(st.sampled_from(["tick", "snapshot", "crash"]), st.just(0), st.sampled_from([0, 1, 100])),
 )
 ALL_OF_ONE_FIRST: list[Step] = [
@@ -155,7 +165,7 @@ IN_TURNS: list[Step] = [
         *(("poll", partition, 12) for partition in range(PARTITIONS)),
         ("tick", 0, 1),
         *([("snapshot", 0, 0)] if turn % 4 == 1 else []),
-        ("poll", turn % PARTITIONS, 5),
+        ("together", 0, 5),
         *([("crash", 0, 0)] if turn % 4 == 3 else []),
     ]
 ]
@@ -166,6 +176,8 @@ def run(source: Log, plan: Iterable[Step]) -> Stores:
     for kind, partition, count in plan:
         if kind == "poll":
             running.poll(partition, count)
+        elif kind == "together":
+            running.poll_together(count)
         elif kind == "tick":
             running.pipeline.tick(count)
         elif kind == "snapshot":
