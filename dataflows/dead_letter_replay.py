@@ -18,10 +18,10 @@ Kafka's null key and empty key are one in the table; copies have the null key.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from clickhouse_connect.driver.client import Client
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -49,6 +49,9 @@ OPTIONS: dict[str, Any] = {
 }
 LENIENT = DecodeConfig(event_bytes_max=1 << 30, ahead_max_s=1 << 40, age_max_d=1 << 40)
 """Reads the id of an event whatever it was rejected for, as long as it has one."""
+
+
+Delivered: TypeAlias = Callable[[DeadLetter, KafkaError | None, Message], None]
 
 
 @dataclass
@@ -112,26 +115,38 @@ class Sender:
     def send(self, letters: list[DeadLetter]) -> list[tuple[Any, ...]]:
         """Return when Kafka has answered for all: the rows that mark those it has, by MARK_COLUMNS."""
         marks: list[tuple[Any, ...]] = []
+        refused = self._send(letters, marks)
+        alone = [letter for letter, error in refused if error.code() == KafkaError.MSG_SIZE_TOO_LARGE]
+        failed = [error for _, error in refused if error.code() != KafkaError.MSG_SIZE_TOO_LARGE]
+        for letter in alone:  # a broker refuses a whole batch as too large; alone, a record may do
+            failed += [error for _, error in self._send([letter], marks)]
+        self.acknowledged += len(marks)
+        self.errors.update(error.str() for error in failed)
+        return marks
+
+    def _send(
+        self, letters: list[DeadLetter], marks: list[tuple[Any, ...]]
+    ) -> list[tuple[DeadLetter, KafkaError]]:
+        """What Kafka refused of these, and why; the others are added to `marks`."""
+        refused: list[tuple[DeadLetter, KafkaError]] = []
         now = datetime.now(UTC)
 
         def delivered(letter: DeadLetter, error: KafkaError | None, copy: Message) -> None:
             if error is not None:
-                self.errors[error.str()] += 1
-                return
-            self.acknowledged += 1
-            marks.append(
-                (letter.topic, letter.partition, letter.offset, now, copy.partition(), copy.offset())
-            )
+                refused.append((letter, error))
+            else:
+                mark = (letter.topic, letter.partition, letter.offset, now)
+                marks.append((*mark, copy.partition(), copy.offset()))
 
         for letter in letters:
             try:
                 self._produce(letter, delivered)
             except KafkaException as error:  # too large for any topic
-                self.errors[error.args[0].str()] += 1
+                refused.append((letter, error.args[0]))
         self._producer.flush()
-        return marks
+        return refused
 
-    def _produce(self, letter: DeadLetter, delivered: Any) -> None:
+    def _produce(self, letter: DeadLetter, delivered: Delivered) -> None:
         # The partition it came from, if there still is one: the customer's other events are there.
         there = letter.partition < self._partitions[letter.topic]
         while True:

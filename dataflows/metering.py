@@ -2,7 +2,7 @@
 
     usage-events ─► decode ─► meter ─► shard ─► dedupe ─┬─► usage_events
                       │         │                       ├─► window ─┬─► usage_windows
-                      ▼         ▼                       │           └─► late_readings
+                      ▼ ceiling ▼                       │           └─► late_readings
                      dead_letters ◄─────────────────────┼─► bill ─┬─► usage_charges
                                 ▲                       │         └─► wallets
     account-events ─► decode_accounts ──────────────────┘
@@ -28,12 +28,13 @@ from bytewax.inputs import FixedPartitionedSource
 from bytewax.operators import KeyedStream
 from bytewax.outputs import FixedPartitionedSink
 
+from dataflows import operator_metrics as metrics
 from dataflows.catalogs import read_catalog
-from dataflows.operator_metrics import EVICTED_IDS
 from dataflows.settings import Settings
 from dataflows.sources import KafkaConfig, KafkaSource, SourceConfig, install_drain_handler
 from operators.bill import bill
 from operators.bills import BillConfig
+from operators.ceiling import Ceiling, CeilingConfig
 from operators.decode import DecodeConfig, decode
 from operators.decode_accounts import DecodeAccountsConfig, decode_accounts
 from operators.dedupe import DedupeConfig, dedupe
@@ -90,31 +91,43 @@ def build_flow(
     shards = settings.shards
     flow = Dataflow("metering")
 
-    usage = op.input("usage", flow, sources.usage)
-    decoded = decode("decode", usage, _decode_config(settings))
+    ceiling = Ceiling(CeilingConfig(settings.dead_letter_ratio_max, settings.dead_letter_ratio_records))
+    usage = op.map("usage_polled", op.input("usage", flow, sources.usage), metrics.polled)
+    decoded = decode("decode", op.map("polls", usage, ceiling.count), _decode_config(settings))
     metered = meter("meter", decoded.events, meters=catalog.meters)
     slices = shard("shard", metered.metered, shards=shards)
     horizon = DedupeConfig(settings.dedupe_horizon_s, settings.dedupe_ids_max)
-    counted = dedupe("dedupe", slices, config=horizon, on_evicted=EVICTED_IDS.inc)
+    deduped = dedupe(
+        "dedupe",
+        slices,
+        config=horizon,
+        on_evicted=metrics.EVICTED_IDS.inc,
+        on_repeated=metrics.EVENTS_REPEATED.inc,
+    )
+    counted = op.map_value("counted", deduped, metrics.counted)
     op.output("usage_events", op.filter_map_value("events", counted, _events), sinks.usage_events)
 
     windows = [WindowedMeter.of(m) for m in catalog.meters]
-    windowed = window("window", counted, config=WindowConfig(windows, settings.window_flush_ms), now=now)
+    window_config = WindowConfig(windows, settings.window_flush_ms)
+    windowed = window("window", counted, config=window_config, now=now, on_held=metrics.WINDOWS_HELD.inc)
     op.output("usage_windows", windowed.upserts, sinks.usage_windows)
-    op.output("late_readings", windowed.late, sinks.late_readings)
+    op.output("late_readings", op.map_value("late", windowed.late, metrics.late), sinks.late_readings)
 
-    accounts = op.input("accounts", flow, sources.accounts)
+    accounts = op.map("accounts_polled", op.input("accounts", flow, sources.accounts), metrics.polled)
     account_config = DecodeAccountsConfig(shards, settings.event_bytes_max)
     moved = decode_accounts("decode_accounts", accounts, config=account_config)
     bill_config = BillConfig(
         catalog, settings.wallet_flush_ms, charge_flush_ms=settings.window_flush_ms, shards=shards
     )
-    billed = bill("bill", counted, moved.slices, config=bill_config, now=now)
+    on_held = metrics.ACCOUNTS_HELD.inc
+    billed = bill("bill", counted, moved.slices, config=bill_config, now=now, on_held=on_held)
     op.output("usage_charges", billed.charges, sinks.usage_charges)
     op.output("wallets", billed.wallets, sinks.wallets)
 
     contradictions = op.map("contradictions", billed.rejects, lambda item: item[1])
-    rejects = op.merge("rejects", decoded.rejects, metered.rejects, moved.rejects, contradictions)
+    unmetered = op.merge("unmetered", decoded.rejects, metered.rejects)
+    judged = op.flat_map_batch("ceiling", unmetered, ceiling.judge)
+    rejects = op.merge("rejects", judged, moved.rejects, contradictions)
     dead = _by_partition(rejects, shards)
     op.output("dead_letters", op.map_value("reject_rows", dead, reject_rows), sinks.dead_letters)
     op.output("dead_letter_topic", dead, sinks.dead_letter_topic)

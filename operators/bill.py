@@ -40,19 +40,30 @@ class ChargeRows:
 
 
 Bill: TypeAlias = WalletRows | ChargeRows | Reject
+OnHeld: TypeAlias = Callable[[int], None]
+"""Told how many accounts a shard holds more than when it was told last."""
 BACKLOG_MS = 5_000
 """Records appended longer ago than this are a backlog."""
+
+
+def _ignore(_: int) -> None:
+    pass
 
 
 class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
     """The bills of one shard: two timers, rebuilt from the state on resume."""
 
-    def __init__(self, resume: bytes | None, config: BillConfig, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, resume: bytes | None, config: BillConfig, now: Callable[[], datetime], on_held: OnHeld = _ignore
+    ) -> None:
         shelf = Shelf(config.catalog) if resume is None else Shelf.restore(resume, config.catalog)
         self._bills = Bills(config, shelf)
         self._config = config
         self._now = now
         self._wallet_cost = timedelta()
+        self._on_held = on_held
+        self._held = 0
+        self._tell_held()
         self._wallets_due: datetime | None = now() if self._bills.has_wallets else None
         self._charges_due: datetime | None = now() if self._bills.has_charges else None
 
@@ -102,8 +113,14 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
         self._wallet_cost = self._now() - now
         return [WalletRows(rows)] if rows else []
 
+    def _tell_held(self) -> None:
+        held = len(self._bills.shelf.ledgers)
+        self._on_held(held - self._held)
+        self._held = held
+
     def _charges(self, *, is_last: bool = False) -> Iterable[Bill]:
         self._charges_due = None
+        self._tell_held()
         rows = self._bills.charges(is_last=is_last)
         return [] if rows is None else [ChargeRows(rows)]
 
@@ -145,10 +162,14 @@ def bill(
     *,
     config: BillConfig,
     now: Callable[[], datetime],
+    on_held: OnHeld = _ignore,
 ) -> BillOut:
-    """Keep every customer's bill and wallet."""
+    """Keep every customer's bill and wallet.
+
+    :arg on_held: Called with the number of accounts that are new since it was called last.
+    """
     inputs: KeyedStream[Slice | AccountSlice] = op.merge("inputs", up, accounts)
-    sent = op.stateful_batch("logic", inputs, lambda resume: BillLogic(resume, config, now))
+    sent = op.stateful_batch("logic", inputs, lambda resume: BillLogic(resume, config, now, on_held))
     return BillOut(
         wallets=op.filter_map_value("wallets", sent, lambda x: x.rows if isinstance(x, WalletRows) else None),
         charges=op.filter_map_value("charges", sent, lambda x: x.rows if isinstance(x, ChargeRows) else None),

@@ -50,6 +50,8 @@ class DedupeConfig:
 
 OnEvicted: TypeAlias = Callable[[int], None]
 """Told how many ids the limit has evicted; operators count nothing themselves."""
+OnRepeated: TypeAlias = Callable[[int], None]
+"""Told how many events of a slice were repeats."""
 
 
 def _ignore(_: int) -> None:
@@ -168,8 +170,15 @@ class _Snapshot(msgspec.Struct, array_like=True):
 class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
     """Dedupe of one shard."""
 
-    def __init__(self, resume: bytes | None, config: DedupeConfig, on_evicted: OnEvicted = _ignore) -> None:
+    def __init__(
+        self,
+        resume: bytes | None,
+        config: DedupeConfig,
+        on_evicted: OnEvicted = _ignore,
+        on_repeated: OnRepeated = _ignore,
+    ) -> None:
         self._seen = SeenIds(config, on_evicted)
+        self._on_repeated = on_repeated
         self._watermark = Watermark()
         if resume is not None:
             check_format(resume, "dedupe", FORMAT)
@@ -184,7 +193,9 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
         for piece in values:
             if len(piece):
                 keep = self._seen.admit(piece.identity, piece.append_ms, self._watermark.at_ms // 1000)
-                piece = piece if keep.all() else piece.select(keep)  # noqa: PLW2901 - the slice goes on smaller
+                if not keep.all():
+                    self._on_repeated(len(keep) - int(keep.sum()))
+                    piece = piece.select(keep)  # noqa: PLW2901 - the slice goes on smaller
             self._watermark.advance(piece.progress)
             out.append(piece)
         return out, self.RETAIN
@@ -209,10 +220,16 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
 
 @operator
 def dedupe(
-    step_id: str, up: KeyedStream[Slice], *, config: DedupeConfig, on_evicted: OnEvicted = _ignore
+    step_id: str,
+    up: KeyedStream[Slice],
+    *,
+    config: DedupeConfig,
+    on_evicted: OnEvicted = _ignore,
+    on_repeated: OnRepeated = _ignore,
 ) -> KeyedStream[Slice]:
     """Drop events whose (tenant_id, id) was let through within the horizon.
 
     :arg on_evicted: Called with the number of ids that `ids_max`, not the horizon, has just evicted.
+    :arg on_repeated: Called with the number of events of a slice that were dropped.
     """
-    return op.stateful_batch("logic", up, lambda resume: DedupeLogic(resume, config, on_evicted))
+    return op.stateful_batch("logic", up, lambda resume: DedupeLogic(resume, config, on_evicted, on_repeated))

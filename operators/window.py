@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 import bytewax.operators as op
 import numpy as np
@@ -177,15 +178,32 @@ class LateRows:
     rows: pa.RecordBatch
 
 
+OnHeld: TypeAlias = Callable[[int], None]
+"""Told by how many the windows of a shard have become more or, negative, fewer."""
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
 class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes]):
     """The windows of one shard on Bytewax's clock: one timer, rebuilt from the state on resume."""
 
-    def __init__(self, resume: bytes | None, config: WindowConfig, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        resume: bytes | None,
+        config: WindowConfig,
+        now: Callable[[], datetime],
+        on_held: OnHeld = _ignore,
+    ) -> None:
         state = restore(resume, config.meters) if resume else WindowState(list(config.meters))
         self._windows = Windows(state, config.generation)
         self._interval = timedelta(milliseconds=config.flush_interval_ms)
         self._now = now
         self._due: datetime | None = now() if self._windows.is_dirty else None
+        self._held = len(state.cells)
+        self._on_held = on_held
+        on_held(self._held)
 
     @override
     def on_batch(self, values: list[Slice]) -> tuple[Iterable[LateRows], bool]:
@@ -208,6 +226,9 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
     def _flush(self) -> tuple[Iterable[pa.RecordBatch], bool]:
         self._due = None
         upserts = self._windows.flush()
+        held = len(self._windows.state.cells)
+        self._on_held(held - self._held)
+        self._held = held
         return (() if upserts is None else (upserts,)), self.RETAIN
 
     @override
@@ -232,10 +253,18 @@ class WindowOut:
 
 @operator
 def window(
-    step_id: str, up: KeyedStream[Slice], *, config: WindowConfig, now: Callable[[], datetime]
+    step_id: str,
+    up: KeyedStream[Slice],
+    *,
+    config: WindowConfig,
+    now: Callable[[], datetime],
+    on_held: OnHeld = _ignore,
 ) -> WindowOut:
-    """Keep rolling windows of every customer and meter."""
-    sent = op.stateful_batch("logic", up, lambda resume: WindowLogic(resume, config, now))
+    """Keep rolling windows of every customer and meter.
+
+    :arg on_held: Called at each flush with the change of the number of windows held.
+    """
+    sent = op.stateful_batch("logic", up, lambda resume: WindowLogic(resume, config, now, on_held))
     return WindowOut(
         upserts=op.filter_map_value("upserts", sent, lambda x: None if isinstance(x, LateRows) else x),
         late=op.filter_map_value("late", sent, lambda x: x.rows if isinstance(x, LateRows) else None),

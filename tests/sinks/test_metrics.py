@@ -1,14 +1,18 @@
 from __future__ import annotations
 
-from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
 
 from sinks import metrics
 
 
-def test_the_table_names_every_metric_of_ours_and_no_other() -> None:
+def test_the_table_names_every_metric_of_the_sinks_and_no_other() -> None:
+    families = [
+        family
+        for metric in vars(metrics).values()
+        if isinstance(metric, MetricWrapperBase)
+        for family in metric.describe()
+    ]
     exposed = {
-        family.name + ("_total" if family.type == "counter" else ""): family.documentation
-        for family in REGISTRY.collect()
-        if family.name.startswith("meterline_")
+        family.name + "_total" * (family.type == "counter"): family.documentation for family in families
     }
     assert exposed == metrics.METRICS
