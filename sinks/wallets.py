@@ -60,6 +60,7 @@ class Outbox:
         self._pending: dict[str, dict[Wallet, WalletRow]] = {}
         self._turn = 0
         self._error: Exception | None = None
+        self._is_error_raised = False
         self._thread: threading.Thread | None = None
 
     def put(self, part: str, rows: list[WalletRow]) -> None:
@@ -97,10 +98,14 @@ class Outbox:
         self._store.close()
         if left:
             logger.warning("%d wallets are not in Redis yet; the next start sends them", left)
-        self._raise_error()
+        # Bytewax closes parts while an exception of a step unwinds it, and a second one then aborts the
+        # process, before it can say why it ends.
+        if not self._is_error_raised:
+            self._raise_error()
 
     def _raise_error(self) -> None:
         if self._error is not None:
+            self._is_error_raised = True
             raise self._error
 
     def _count_pending(self) -> int:
