@@ -229,6 +229,14 @@ def test_the_horizon_evicts_without_a_word() -> None:
     assert evicted == []
 
 
+def test_dropped_repeats_are_counted() -> None:
+    repeated: list[int] = []
+    logic = DedupeLogic(None, CONFIG, on_repeated=repeated.append)
+    for rows in (((1, 0), (2, 0)), ((1, 1), (2, 1), (3, 1)), ((3, 900),)):
+        verdicts(logic, Poll("a", rows, 0))
+    assert repeated == [2]
+
+
 def test_memory_between_snapshots_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dedupe, "RECENT_MAX", 100)
     seen = SeenIds(DedupeConfig(HORIZON_S, ids_max=1_000))

@@ -171,6 +171,9 @@ IN_TURNS: list[Step] = [
 ]
 
 
+UNSENT_AT_A_CRASH: list[Step] = [("together", 0, EVENTS), ("snapshot", 0, 0), ("crash", 0, 0)]
+
+
 def run(source: Log, plan: Iterable[Step]) -> Stores:
     running = Run(source)
     for kind, partition, count in plan:
@@ -191,6 +194,7 @@ def run(source: Log, plan: Iterable[Step]) -> Stores:
 @given(st.integers(0, 2), st.lists(steps, max_size=40))
 @example(0, ALL_OF_ONE_FIRST)
 @example(1, IN_TURNS)
+@example(2, UNSENT_AT_A_CRASH)
 def test_any_order_polls_and_crashes_give_what_the_oracle_says(seed: int, plan: list[Step]) -> None:
     source = log(seed)
     stores = run(source, plan)

@@ -135,6 +135,17 @@ def test_nothing_is_forgotten_before_every_partition_was_heard_of() -> None:
     assert len(again.state.cells) == 0
 
 
+def test_how_many_windows_are_held_is_told_in_changes() -> None:
+    held: list[int] = []
+    shard = WindowShard(SUM, on_held=held.append)
+    shard.take(*(tokens(at=NOON + timedelta(minutes=number)) for number in range(3)))
+    shard.tick()
+    WindowShard(SUM, snapshot=shard.logic.snapshot(), on_held=held.append)
+    shard.hear(CLOSES_MS + MINUTE_MS + 1)
+    shard.tick()
+    assert held == [0, 3, 3, -2]
+
+
 def test_progress_never_goes_back() -> None:
     shard = WindowShard(SUM)
     shard.hear(CLOSES_MS + 1)

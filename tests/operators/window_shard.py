@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -43,13 +43,18 @@ class WindowShard:
     """`WindowLogic` by hand."""
 
     def __init__(
-        self, *meters: Meter, generation: int = 0, snapshot: bytes | None = None, now: datetime = NOON
+        self,
+        *meters: Meter,
+        generation: int = 0,
+        snapshot: bytes | None = None,
+        now: datetime = NOON,
+        on_held: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.meters = meters
         self.now = now
         windowed = [WindowedMeter.of(meter) for meter in meters]
         self.config = WindowConfig(windowed, generation=generation)
-        self.logic = WindowLogic(snapshot, self.config, lambda: self.now)
+        self.logic = WindowLogic(snapshot, self.config, lambda: self.now, on_held)
 
     def resumed(self, *meters: Meter) -> WindowShard:
         """A new process from this one's snapshot, with other meters if given."""
