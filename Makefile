@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test bench check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -25,6 +25,9 @@ demo: install ## run the main job on embedded engines; ARGS="--seconds 15"
 
 test: install ## run every test; ARGS="-k window"
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: install ## run the benchmarks, half an hour; ARGS="--events 300000 --only throughput"
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: install ## formatting, lint, types and import rules
 	$(BIN)/ruff format --check .

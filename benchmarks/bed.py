@@ -99,6 +99,8 @@ class Bed:
 
     def produce(self, topic: str, events: Events) -> None:
         """Write events in their order, a customer's all to one partition; return when the broker has them."""
+        if not len(events):
+            return
         producer, failures = self._producer()
         names = np.array([customer_name(n).encode() for n in range(int(events.customer.max()) + 1)], object)
         for start in range(0, len(events), BLOCK_EVENTS):

@@ -1,0 +1,42 @@
+"""A steady load on a topic, from a process of its own: `rate` events a second, each with its own time.
+
+    python -m benchmarks.load BROKERS TOPIC RATE SECONDS CUSTOMERS
+
+Prints the events a second that it came to; less than was asked for is the machine's limit, and is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+from confluent_kafka import Producer
+
+from benchmarks.events import Shape, draw
+from benchmarks.truth import customer_name
+
+TICK_S = 0.02
+
+
+def main() -> None:
+    brokers, topic = sys.argv[1:3]
+    rate, seconds, customers = (int(argument) for argument in sys.argv[3:])
+    producer = Producer({"bootstrap.servers": brokers, "linger.ms": 5, "compression.type": "lz4"})
+    names = np.array([customer_name(number).encode() for number in range(customers)], object)
+    events = draw(Shape(rate * seconds, customers, rate=rate), round(time.time() * 1000))
+    began, sent = time.perf_counter(), 0
+    while sent < len(events):
+        due = min(len(events), int((time.perf_counter() - began) * rate))
+        if due > sent:
+            block = events.select(slice(sent, due))
+            for key, value in zip(names[block.customer].tolist(), block.payloads().tolist(), strict=True):
+                producer.produce(topic, value, key)
+            sent = due
+        producer.poll(TICK_S)
+    producer.flush(60)
+    print(round(sent / (time.perf_counter() - began)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
