@@ -23,13 +23,14 @@ from typer.testing import CliRunner
 
 from dataflows.cli import app
 from dataflows.dead_letter_replay import PAGE_ROWS
-from dataflows.dead_letters import hexdump, one_line, parse_place, payload_text
+from dataflows.dead_letters import Selection, hexdump, one_line, parse_place, payload_text
 from dataflows.embedded import Engines
 from dataflows.embedded.processes import free_port
 from dataflows.exits import UserError, known_exit
 from dataflows.flow_process import Metrics
 from schemas.events import Reason, Reject
 from sinks.dead_letters import reject_rows
+from sql import query
 from tests.dataflows.commands import Ran, meterline, running, wait_for
 
 CATALOG = """
@@ -230,10 +231,18 @@ def test_what_is_rejected_again_is_a_dead_letter_of_its_own(shop: Shop) -> None:
     assert (report["sent"], report["replayed_already"]) == (letters, letters)
 
 
+def test_a_replay_stops_before_the_dead_letters_that_it_makes(shop: Shop) -> None:
+    shop.store(*(reject(shop, b"{}", offset) for offset in range(4)))
+    page = {"topic": shop.topic, "partition": 0, "after": 0, "last_offset": 2, "again": 0, "limit": 10}
+    with shop.clickhouse() as client:
+        found = client.query(query("dead_letters_page"), parameters=Selection().parameters | page)
+    assert [row[4] for row in found.result_rows] == [1, 2]
+
+
 def test_a_row_that_clickhouse_refused_is_not_a_record_to_replay(shop: Shop) -> None:
-    shop.store(reject(shop, b"{}", 5, reason=Reason.STORE_REJECTED))
+    shop.store(reject(shop, b"{}", 5, reason=Reason.STORE_REJECTED), reject(shop, b"{}", 6))
     ran = shop.do("dead-letters", "replay")
-    assert "replayed 0 of 1 dead letters" in ran.out
+    assert "replayed 1 of 2 dead letters" in ran.out
     assert "1 are rows that ClickHouse refused, not records" in ran.out
 
 
