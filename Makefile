@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test bench check format clean
+.PHONY: help install demo test torture bench check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: install ## run every test; ARGS="-k window"
 
 bench: install ## run the benchmarks, half an hour; ARGS="--events 300000 --only throughput"
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+torture: install ## crash everything for minutes, then compare; ARGS="--minutes 15 --seed 7"
+	@$(BIN)/python -m tests.e2e.torture $(ARGS)
 
 check: install ## formatting, lint, types and import rules
 	$(BIN)/ruff format --check .

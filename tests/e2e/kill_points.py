@@ -14,11 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from dataflows import metering
 from dataflows.cli import main
 from dataflows.sources import KafkaPartition
 from operators.bill import BillLogic
@@ -32,7 +30,6 @@ from sinks.wallets import WalletsSink
 
 STUCK_S = 3.0
 """Several epochs: a row that is not acknowledged by then must have kept its epoch from committing."""
-CLOCK_BEHIND = timedelta(minutes=10)
 
 
 def die() -> None:
@@ -155,11 +152,6 @@ def wallets_resuming(times: int) -> None:
     after(WalletsSink, "build_part", times)
 
 
-def clock_behind(times: int) -> None:
-    """No kill: the machine's clock is behind that of the process before."""
-    metering.build_flow.__defaults__ = (lambda: datetime.now(UTC) - CLOCK_BEHIND * times,)
-
-
 PLACES: dict[str, Callable[[int], None]] = {
     "clickhouse-acknowledged": clickhouse_acknowledged,
     "windows-acknowledged": insert_acknowledged("usage_windows"),
@@ -176,7 +168,6 @@ PLACES: dict[str, Callable[[int], None]] = {
     "window-resume": resuming(WindowLogic),
     "bill-resume": resuming(BillLogic),
     "wallets-resume": wallets_resuming,
-    "clock-behind": clock_behind,
 }
 
 

@@ -161,7 +161,7 @@ def read_wallets(redis: Redis) -> dict[tuple[str, str, str], tuple[Decimal, Deci
         if redis.type(key) == b"hash":
             stored: Any = redis.hgetall(key)
             fields = {name.decode(): value.decode() for name, value in stored.items()}
-            account = re.fullmatch(r"wallet:\{(.*):(.*)\}:.*", key.decode())
+            account = re.fullmatch(r"wallet:\{(.*):(.*)\}:.*", key.decode(), re.DOTALL)
             assert account is not None, key
             place = (unquote(account[1]), unquote(account[2]), fields["currency"])
             balance, unpaid, usage, available = (

@@ -84,13 +84,3 @@ def test_a_kill_there_costs_nothing(scene: Scene, kills: list[tuple[str, int]]) 
         scene.die(place, count)
     scene.load.flush()
     scene.finish()
-
-
-def test_a_clock_that_is_behind_after_a_crash_changes_nothing(scene: Scene) -> None:
-    scene.write()
-    scene.die("bill-snapshot", 70)
-    scene.load.flush()
-    scene.job.start("--until-end", kill_point=KillPoint("clock-behind", 1))
-    assert scene.job.wait() == [0], scene.job.log()
-    _, found = compare(scene.job.engines, crash_catalog())
-    assert not found, str(found)

@@ -6,7 +6,8 @@ What a crash repeats must not show an older state again, not even for a moment.
 from __future__ import annotations
 
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,7 @@ class Watch:
         self._engines = engines
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._looking = threading.Lock()
         self._windows = 0
         self._versions: dict[bytes, int] = {}
         self.readings = 0
@@ -42,16 +44,19 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
-    def forget_wallets(self) -> None:
-        """Redis is about to be emptied."""
-        self._versions = {}
+    @contextmanager
+    def emptied(self) -> Iterator[None]:
+        """Redis is emptied meanwhile: its wallets begin anew."""
+        with self._looking:
+            yield
+            self._versions = {}
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL_S):
             with suppress(ClickHouseError, OSError):
                 self._look_at_windows()
                 self.readings += 1
-            with suppress(RedisError, OSError):
+            with suppress(RedisError, OSError), self._looking:
                 self._look_at_wallets()
 
     def _look_at_windows(self) -> None:
