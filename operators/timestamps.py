@@ -26,7 +26,10 @@ _MS = timedelta(milliseconds=1)
 _RFC_3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )
-_SHAPE = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$"
+_SHAPE = (
+    r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d"
+    r"(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$"
+)
 _TEXT_LENGTH_MIN = len("2026-11-23T09:30:00Z")
 _NANOSECONDS = pa.timestamp("ns", "UTC")
 _COLON, _Z = ord(":"), ord("Z")
@@ -56,8 +59,8 @@ def parse_timestamps(texts: Sequence[str | None], missing_ms: Milliseconds) -> M
     """`parse_timestamp` of each text; where it is None, the row of `missing_ms`.
 
     Arrow parses the batch at once (0.1 us a row). When it refuses one text it refuses all, so it is asked
-    again without those of an unusual shape (0.3 us). Only when it refuses again, because of a date that no
-    calendar has or a year after 2262, where int64 nanoseconds end, are all parsed one by one (3 us).
+    again without those of an unusual shape (0.3 us). Only when it refuses again, because of a 30 February or
+    a year after 2262, where int64 nanoseconds end, are all parsed one by one (3 us).
     """
     column = pa.array(texts, pa.string())
     try:
