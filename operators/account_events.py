@@ -63,6 +63,8 @@ def apply(ledger: Ledger, event: AccountEvent, append_ms: int) -> bool:
     applied.pop(event.id, None)  # so that the ids stay in the order of their times
     applied[event.id] = append_ms
     ledger.state.inputs += 1
+    if isinstance(event, Subscription | Adjustment):
+        ledger.note_move()
     ledger.state.as_of_ms = max(ledger.state.as_of_ms, append_ms)
     return True
 

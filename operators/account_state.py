@@ -112,6 +112,8 @@ class AccountState(msgspec.Struct):
     applied: dict[str, int] = {}
     """Ids of account events, with their append times, oldest first."""
     inputs: int = 0
+    moves: int = 0
+    """Subscription events and adjustments among the inputs: what can take usage from a segment again."""
     transitions: int = 0
     """Changes that time alone made: credits expired, standing charges begun. A function of the inputs and
     of how far time has come, not of when which was heard of: versions must not depend on that."""

@@ -1,8 +1,9 @@
 """What every customer of a shard owes and has left. Slices, account events -> wallets, charges, rejects.
 
-Wallets and charges are absolute rows with the version `generation << 40 |` the account's inputs
-(readings, account events) and the transitions that time made (credits expired, standing charges begun).
-Another catalog is a new generation.
+Wallets are absolute rows with the version `generation << 40 |` the account's inputs (readings, account
+events) and the transitions that time made (credits expired, standing charges begun); charges, with
+`generation << 52 |` what is folded into the charge (`Ledger.charge_version`). Another catalog is a new
+generation.
 
 State, a shard: operators/bill_state.py. On resume every wallet is sent again, so that Redis may have
 lost anything; charges that had not been sent are.
@@ -25,7 +26,7 @@ from operators.aging import begin_standing, expire, forget, next_expiry_ms, next
 from operators.bill_state import Shelf
 from operators.cells import Folded, Part, fold, unpack
 from operators.charges import UnsentCharge, charge_rows
-from operators.ledger import Ledger
+from operators.ledger import MOVES_BITS, READINGS_BITS, Ledger
 from operators.movable import Movable
 from operators.timeline import END_MS
 from schemas.accounts import AccountEvent
@@ -36,6 +37,7 @@ from schemas.usage import I64, MINUTE_MS, AccountSlice, Slice
 from schemas.wallets import WalletRow
 
 GENERATION_SHIFT = 40
+CHARGE_GENERATION_SHIFT = MOVES_BITS + READINGS_BITS
 SWEEP = 256
 """Accounts that are looked through for what can be forgotten, each time that charges are sent."""
 
@@ -215,10 +217,10 @@ class Bills:
         waiting: set[int] = set()
         for number in sorted(self.shelf.unsent):
             ledger = self.shelf.changed(number)
-            version = self._version(ledger)
             for usage in ledger.usages.values():
                 if usage.is_unsent and (usage.is_stored or is_last):
                     usage.is_unsent = False
+                    version = self.shelf.generation << CHARGE_GENERATION_SHIFT | ledger.charge_version(usage)
                     unsent.append(UnsentCharge(ledger, usage, version))
                 elif usage.is_unsent:
                     waiting.add(number)
@@ -228,8 +230,6 @@ class Bills:
         return charge_rows(unsent)
 
     def _version(self, ledger: Ledger) -> int:
-        # Of the account, not of the one charge: usage that moves between segments makes a charge's own
-        # count depend on the order of topics, and a replay could then never overtake what it replaced.
         return self.shelf.generation << GENERATION_SHIFT | (ledger.state.inputs + ledger.state.transitions)
 
     def dump(self) -> bytes:

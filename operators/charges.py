@@ -14,7 +14,7 @@ from schemas.prices import Graduated, Volume
 
 @dataclass(frozen=True, slots=True)
 class UnsentCharge:
-    """A usage whose charge is to be sent, and the version of its account."""
+    """A usage whose charge is to be sent, and the version of that."""
 
     ledger: Ledger
     usage: Usage

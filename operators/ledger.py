@@ -30,6 +30,11 @@ from schemas.money import EXACT, exact_sum, quantize_quantity, round_money
 from schemas.prices import Charge
 from schemas.usage import U64
 
+MOVES_BITS, READINGS_BITS = 14, 38
+MOVES_MAX, READINGS_MAX = (1 << MOVES_BITS) - 1, (1 << READINGS_BITS) - 1
+"""Of a charge's version: 16,383 subscription events and adjustments an account, 270 billion readings a
+charge. Past them versions stay the same, and of equal ones the store keeps the last that was sent."""
+
 _WIDE = Context(prec=76)
 """For averages: rounded once more, to 12 decimals, where it is used."""
 
@@ -211,6 +216,21 @@ class Ledger:
         if phase is not None and phase.plan_id is not None:
             return True
         return any(u.is_used for u in self.usages.values() if u.key[:2] == usage.key[:2])
+
+    def note_move(self) -> None:
+        """What may have lowered some usage was applied: every charge has a new version, and is sent again."""
+        self.state.moves += 1
+        _outdate(self.usages.values())
+
+    def charge_version(self, usage: Usage) -> int:
+        """How much is folded into a charge: moves, then readings. It grows with every input that the charge
+        depends on, in whatever order they come, and with no other: it would not be sent again for that, and
+        a replay that meets the topics in another order could then never overtake what it replaces.
+        """
+        meter = self.catalog.meters_by_id.get(usage.meter_id)
+        parts = self._until(usage) if meter is not None and meter.reset_usage == "NEVER" else (usage,)
+        folded = sum(part.events for part in parts) + self.is_owed(usage)
+        return min(self.state.moves, MOVES_MAX) << READINGS_BITS | min(max(folded, 0), READINGS_MAX)
 
     def price(self, usage: Usage) -> None:
         """Bring the amounts of a usage up to date: rounded once, here, and never again."""
