@@ -62,7 +62,11 @@ def compare(engines: Engines, catalog: str, rules: Rules | None = None) -> tuple
         closing(ClickHouseConfig(url=engines.clickhouse_url).connect()) as clickhouse,
         closing(Redis.from_url(engines.redis_url)) as redis,
     ):
-        return truth, differences(truth, clickhouse, redis)
+        found = differences(truth, clickhouse, redis)
+    sent = {record.key: "sent" for record in read_log(engines.kafka_brokers, ["dead-letters"])}
+    wanted = {f"{topic}/{partition}/{offset}".encode(): "sent" for topic, partition, offset in truth.rejects}
+    found.compare("dead-letters topic", wanted, sent)
+    return truth, found
 
 
 def differences(expected: Expected, clickhouse: Client, redis: Redis) -> Differences:

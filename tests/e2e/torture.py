@@ -60,8 +60,13 @@ class Torture:
                 self.job.wait_until_reading()
         self.nap()
         if not self.job.is_running():
+            self.note_end(f"run {self.job.starts} ended")
             self.kill_rest()
-            self.ends.append(f"run {self.job.starts}:\n{self.job.log()[-1500:]}")
+
+    def note_end(self, what: str) -> None:
+        codes = [process.poll() for process in self.job.processes]
+        tails = [log.read_text(errors="replace")[-800:] for log in self.job.logs]
+        self.ends.append("\n".join([f"{what}: {codes}", *tails]))
 
     def nap(self) -> None:
         time.sleep(self.chance.uniform(0, NAP_S))
@@ -83,7 +88,7 @@ class Torture:
         if self.job.is_running() and "is read from offset" in self.job.log():
             codes = self.job.drain()
             if any(codes):
-                self.ends.append(f"drain of run {self.job.starts}: {codes}\n{self.job.log()[-1500:]}")
+                self.note_end(f"run {self.job.starts} did not drain")
 
     def crash(self, engine: EngineProcess) -> None:
         """A flow that starts meanwhile may give up; one that runs waits."""
@@ -141,7 +146,8 @@ def torture(seed: int, minutes: float, rate: float, directory: Path) -> bool:
 def report(torturing: Torture, truth: Expected, found: Differences, took_s: float) -> None:
     wrong = sum(map(len, found.found.values()))
     print(
-        f"{took_s / 60:.1f} minutes; flow started {torturing.job.starts} times, {torturing.kills} processes killed"
+        f"{took_s / 60:.1f} minutes; flow started {torturing.job.starts} times,"
+        f" {torturing.kills} processes killed"
     )
     for fault, times in torturing.faults.most_common():
         print(f"{times:6} {fault}")
@@ -150,9 +156,7 @@ def report(torturing: Torture, truth: Expected, found: Differences, took_s: floa
         f" late readings, {len(truth.duplicates):,} repeats, {len(truth.rejects):,} dead letters;"
         f" {len(truth.windows):,} windows, {len(truth.charges):,} charges, {len(truth.wallets):,} wallets"
     )
-    print(
-        f"{torturing.watch.readings:,} looks at usage and wallets, {len(torturing.watch.steps_back)} steps back"
-    )
+    print(f"{torturing.watch.readings:,} looks at the stores, {len(torturing.watch.steps_back)} steps back")
     for sentence in torturing.watch.steps_back[:5]:
         print(f"  {sentence}")
     print(f"{len(torturing.ends)} flows ended without a reason")
