@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -118,19 +119,10 @@ class Bed:
 
     def _grant(self, topic: str, customers: int, start_ms: int) -> None:
         producer, failures = self._producer()
-        at = np.datetime_as_string(np.datetime64(start_ms, "ms"), timezone="UTC")
         for number in range(customers):
             customer = customer_name(number)
-            event = {
-                "id": f"credit-{customer}",
-                "tenant_id": TENANT,
-                "external_customer_id": customer,
-                "timestamp": str(at),
-                "type": "credit_granted",
-                "amount": str(CREDIT),
-                "currency": CURRENCY,
-            }
-            producer.produce(topic, orjson.dumps(event), customer.encode(), partition=number % PARTITIONS)
+            value = credit_event(customer, start_ms)
+            producer.produce(topic, value, customer.encode(), partition=number % PARTITIONS)
         _flush(producer, failures)
 
     def _producer(self) -> tuple[Producer, list[str]]:
@@ -192,6 +184,20 @@ def bed(kind: str, directory: Path, engine_cores: Sequence[int]) -> Iterator[Bed
             yield Bed(kind, directory, broker, engine_cores)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def credit_event(customer: str, at_ms: int) -> bytes:
+    """What gives a customer something to spend."""
+    event = {
+        "id": f"credit-{customer}",
+        "tenant_id": TENANT,
+        "external_customer_id": customer,
+        "timestamp": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "type": "credit_granted",
+        "amount": str(CREDIT),
+        "currency": CURRENCY,
+    }
+    return orjson.dumps(event)
 
 
 def _flush(producer: Producer, failures: list[str]) -> None:

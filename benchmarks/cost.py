@@ -17,7 +17,7 @@ from benchmarks.processes import Timing, contestant
 from benchmarks.verify import verify
 from dataflows.embedded.processes import free_port
 
-REST = "Bytewax, recovery store, the rest"
+REST = "Bytewax, its recovery store, the rest"
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Cost:
     rate: float
     by_step: dict[str, float]
     total: float
+    collector: float
+    """Of the total: Python's garbage collector."""
     verdict: str
     load: str
 
@@ -56,5 +58,12 @@ def cost(bed: Bed, shape: Shape) -> Cost:
     total = measured.process_cpu_s / events * 1e6
     by_step[REST] = total - sum(by_step.values())
     return Cost(
-        bed.kind, events, events / timing.seconds, by_step, total, str(verdict), f"{before} / {load()}"
+        bed.kind,
+        events,
+        events / timing.seconds,
+        by_step,
+        total,
+        measured.collector_cpu_s / events * 1e6,
+        str(verdict),
+        f"{before} / {load()}",
     )

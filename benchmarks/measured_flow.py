@@ -4,22 +4,26 @@
 
 The functions of `STEPS` are replaced, in this process alone, by ones that add up the CPU seconds of their
 thread. A batch is one call, so that the watch itself costs nothing that shows. RESULT.json, at the end:
-`Measured`. What is in no step is Bytewax itself, its recovery store, and the interpreter's other threads.
+`Measured`. What is in no step is Bytewax itself and its recovery store.
 """
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from benchmarks.machine import TICKS_S
 
 STEPS: tuple[tuple[str, str], ...] = (
     ("consume", "dataflows.sources:KafkaPartition.next_batch"),
@@ -49,6 +53,11 @@ INSERT = "sinks.inserts:Inserter.insert"
 """Timed by table: `sink usage_events: insert`, on the thread of each."""
 
 
+LIBRDKAFKA = "librdkafka's threads"
+"""They fetch and decompress. Known by their names, looked at now and then since they end before the flow."""
+LOOK_EVERY_S = 0.25
+
+
 class Measured(msgspec.Struct):
     """What one process measured of itself."""
 
@@ -58,6 +67,8 @@ class Measured(msgspec.Struct):
     calls: dict[str, int] = msgspec.field(default_factory=dict)
     process_cpu_s: float = 0.0
     """From the first poll on."""
+    collector_cpu_s: float = 0.0
+    """Of Python's garbage collector, within steps or not."""
     stalls_s: list[float] = msgspec.field(default_factory=list)
     """Of each epoch and source partition: from its snapshot until it is polled again."""
     first_batch_at: float = 0.0
@@ -72,6 +83,8 @@ class Watch:
         self._lock = threading.Lock()
         self._began_cpu_s = 0.0
         self._snapshots: dict[int, float] = {}
+        self._collection_began_s = 0.0
+        self._threads: dict[str, float] = {}
 
     def install(self) -> None:
         """Replace what `STEPS` names; a name that is gone raises AttributeError."""
@@ -83,8 +96,11 @@ class Watch:
         self._note("dataflows.sources:KafkaPartition.next_batch", self._before_poll)
         self._note("dataflows.sources:KafkaPartition.snapshot", self._before_snapshot)
         self._note("operators.window:WindowLogic.on_batch", self._before_windows)
+        gc.callbacks.append(self._on_collection)
+        threading.Thread(target=self._look_at_threads, daemon=True).start()
 
     def write(self, file: Path) -> None:
+        self.measured.cpu_s[LIBRDKAFKA] = sum(self._threads.values())
         self.measured.process_cpu_s = time.process_time() - self._began_cpu_s
         file.write_bytes(msgspec.json.encode(self.measured))
 
@@ -142,6 +158,22 @@ class Watch:
 
     def _before_snapshot(self, partition: Any) -> None:
         self._snapshots[id(partition)] = time.perf_counter()
+
+    def _on_collection(self, phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            self._collection_began_s = time.thread_time()
+        else:
+            self.measured.collector_cpu_s += time.thread_time() - self._collection_began_s
+
+    def _look_at_threads(self) -> None:
+        while True:
+            for task in Path("/proc/self/task").iterdir():
+                with suppress(OSError):
+                    name, _, fields = (task / "stat").read_text().rpartition(")")
+                    if "(rdk:" in name:
+                        user, system = fields.split()[11:13]
+                        self._threads[task.name] = (int(user) + int(system)) / TICKS_S
+            time.sleep(LOOK_EVERY_S)
 
     def _before_windows(self, _logic: Any) -> None:
         if not self.measured.first_batch_at:
