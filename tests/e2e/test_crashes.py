@@ -9,6 +9,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from dataflows.embedded import Engines
 from tests.e2e.job import Job
 from tests.e2e.load import Load, crash_catalog
@@ -16,6 +18,7 @@ from tests.e2e.stores import compare
 from tests.e2e.watch import Watch
 
 
+@pytest.mark.timeout(7200)
 def test_kills_at_random_moments_change_nothing(
     started: Engines, tmp_path: Path, crashes: int, seed: int
 ) -> None:

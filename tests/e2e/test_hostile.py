@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
+import pytest
 from confluent_kafka import Producer
 
 from dataflows.embedded import Engines
@@ -85,6 +86,7 @@ def rss_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.timeout(3600)
 def test_hostile_payloads_cost_only_themselves(
     started: Engines, tmp_path: Path, hostile: int, seed: int
 ) -> None:
