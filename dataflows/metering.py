@@ -45,14 +45,16 @@ from operators.window_state import WindowedMeter
 from schemas.catalog import Catalog
 from schemas.events import RawBatch, Reject
 from schemas.usage import Slice
-from schemas.wallets import WalletRow
+from schemas.wallets import WalletAlert, WalletRow
 from sinks.clickhouse import ClickHouseConfig
 from sinks.dead_letter_topic import DeadLetterTopicSink
 from sinks.dead_letters import dead_letters, reject_rows
 from sinks.late_readings import late_readings
+from sinks.live_alerts import LiveAlertsSink
 from sinks.usage_charges import usage_charges
 from sinks.usage_events import usage_events
 from sinks.usage_windows import usage_windows
+from sinks.wallet_alerts import WalletAlertsSink
 from sinks.wallets import RedisConfig, WalletsSink
 
 RawSource = FixedPartitionedSource[RawBatch, Any]
@@ -78,6 +80,8 @@ class Sinks:
     dead_letters: RowSink
     dead_letter_topic: FixedPartitionedSink[Sequence[Reject], Any]
     wallets: FixedPartitionedSink[list[WalletRow], Any]
+    wallet_alerts: FixedPartitionedSink[Sequence[WalletAlert], Any]
+    live_alerts: FixedPartitionedSink[Sequence[WalletAlert], Any]
 
 
 def build_flow(
@@ -123,6 +127,8 @@ def build_flow(
     billed = bill("bill", counted, moved.slices, config=bill_config, now=now, on_held=on_held)
     op.output("usage_charges", billed.charges, sinks.usage_charges)
     op.output("wallets", billed.wallets, sinks.wallets)
+    op.output("wallet_alerts", billed.alerts, sinks.wallet_alerts)
+    op.output("live_alerts", billed.alerts, sinks.live_alerts)
 
     contradictions = op.map("contradictions", billed.rejects, lambda item: item[1])
     unmetered = op.merge("unmetered", decoded.rejects, metered.rejects)
@@ -193,6 +199,8 @@ def store_sinks(settings: Settings) -> Sinks:
         dead_letters=dead_letters(store, shards),
         dead_letter_topic=DeadLetterTopicSink(options, settings.dead_letter_topic, shards),
         wallets=WalletsSink(redis, shards),
+        wallet_alerts=WalletAlertsSink(options, settings.alert_topic, shards),
+        live_alerts=LiveAlertsSink(redis, shards),
     )
 
 

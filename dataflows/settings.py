@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     usage_topic: Topic = Field("usage-events", description="Topic of usage events.")
     account_topic: Topic = Field("account-events", description="Topic of account events.")
     dead_letter_topic: Topic = Field("dead-letters", description="Topic that dead letters are written to.")
+    alert_topic: Topic = Field("wallet-alerts", description="Topic that wallet alerts are written to.")
     kafka_group: str = Field(
         "meterline",
         min_length=1,
@@ -210,9 +211,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _topics_differ(self) -> Self:
-        topics = (self.usage_topic, self.account_topic, self.dead_letter_topic)
+        topics = (self.usage_topic, self.account_topic, self.dead_letter_topic, self.alert_topic)
         if len(set(topics)) < len(topics):
-            raise ValueError("USAGE_TOPIC, ACCOUNT_TOPIC and DEAD_LETTER_TOPIC must differ")
+            raise ValueError("USAGE_TOPIC, ACCOUNT_TOPIC, DEAD_LETTER_TOPIC and ALERT_TOPIC must differ")
         return self
 
     @field_serializer("clickhouse_url", "redis_url")

@@ -44,7 +44,7 @@ def create_topics(
             name,
             num_partitions=partitions,
             replication_factor=replication_factor,
-            config={} if name == settings.dead_letter_topic else APPEND_TIME,
+            config=APPEND_TIME if name in {settings.usage_topic, settings.account_topic} else {},
         )
         for name in missing
     ]
@@ -63,7 +63,7 @@ def create_topics(
 def find_topics(
     settings: Settings, admin: AdminClient | None = None, names: Sequence[str] = ()
 ) -> list[Topic]:
-    """Topics as they are; without names, the three of the flow."""
+    """Topics as they are; without names, the four of the flow."""
     admin = admin or _admin(settings)
     try:
         known = admin.list_topics(timeout=settings.kafka_timeout_s).topics
@@ -72,12 +72,13 @@ def find_topics(
             f"no Kafka broker at {settings.kafka_brokers} answered within {settings.kafka_timeout_s:g} s:"
             f" {error.args[0].str()}. Start it (`meterline up`), or correct METERLINE_KAFKA_BROKERS"
         ) from None
-    names = names or (settings.usage_topic, settings.account_topic, settings.dead_letter_topic)
+    written = (settings.dead_letter_topic, settings.alert_topic)
+    names = names or (settings.usage_topic, settings.account_topic, *written)
     return [Topic(name, len(known[name].partitions) if name in known else 0) for name in names]
 
 
 def require_topics(settings: Settings, names: Sequence[str] = ()) -> None:
-    """Raise TopicError unless all are there; without names, the three of the flow."""
+    """Raise TopicError unless all are there; without names, the four of the flow."""
     missing = [topic.name for topic in find_topics(settings, names=names) if not topic.partitions]
     if missing:
         raise TopicError(

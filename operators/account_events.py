@@ -23,6 +23,7 @@ from typing import TypeAlias
 from operators.account_state import DAY_MS, KEPT_MS, ZERO, Grant, Invoice
 from operators.aging import drop_used_up, reopen
 from operators.ledger import Ledger
+from operators.thresholds import terms_of
 from operators.timeline import Phase, whole_minute
 from schemas.accounts import (
     AccountEvent,
@@ -35,9 +36,10 @@ from schemas.accounts import (
     SubscriptionChanged,
     SubscriptionEnded,
     SubscriptionStarted,
+    ThresholdsSet,
     milliseconds,
 )
-from schemas.money import EXACT, decimal_text
+from schemas.money import EXACT, decimal_text, exact_sum
 
 EVENT_LAG_MAX_MS = 600_000
 """A subscription event that is appended later than this after its own timestamp is refused."""
@@ -150,6 +152,12 @@ def _(event: CreditGranted, ledger: Ledger, append_ms: int) -> None:
     remaining = EXACT.subtract(event.amount, paid)
     state.grants.append(Grant(event.id, event.currency, remaining, event.at_ms, expires_ms, event.priority))
     drop_used_up(state)
+    worth = (g.remaining for g in state.grants if g.currency == event.currency and _lives(g, event.at_ms))
+    state.credits[event.currency] = exact_sum(worth)
+
+
+def _lives(grant: Grant, at_ms: int) -> bool:
+    return grant.expires_ms is None or grant.expires_ms > at_ms
 
 
 @_apply.register
@@ -158,8 +166,7 @@ def _(event: Debit, ledger: Ledger, append_ms: int) -> None:
     usable = [
         grant
         for grant in state.grants
-        if grant.currency == event.currency
-        and (grant.expires_ms is None or grant.expires_ms > max(event.at_ms, append_ms - KEPT_MS))
+        if grant.currency == event.currency and _lives(grant, max(event.at_ms, append_ms - KEPT_MS))
     ]
     never_ms = 1 << 62
     usable.sort(key=lambda g: (g.priority, g.expires_ms or never_ms, g.granted_ms, g.id))
@@ -223,6 +230,14 @@ def _(event: Adjustment, ledger: Ledger, append_ms: int) -> None:
     if segment.end_ms < append_ms - KEPT_MS:
         raise ImpossibleError(f"period_start {at}: it ended over {KEPT_MS // DAY_MS} days before")
     ledger.adjust(segment, meter, at_ms, event.quantity)
+
+
+@_apply.register
+def _(event: ThresholdsSet, ledger: Ledger, append_ms: int) -> None:
+    thresholds = ledger.state.thresholds
+    thresholds[event.currency] = [terms_of(threshold) for threshold in event.thresholds]
+    if not event.thresholds:
+        del thresholds[event.currency]
 
 
 def _invoice(ledger: Ledger, invoice_id: str, append_ms: int) -> Invoice | None:

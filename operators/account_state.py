@@ -98,6 +98,30 @@ class Invoice(msgspec.Struct):
     """Append time of the event that paid or voided it."""
 
 
+class Terms(msgspec.Struct, array_like=True, frozen=True):
+    """A threshold: `schemas.thresholds.Threshold`, with its name for id."""
+
+    id: str
+    kind: str
+    amount: Decimal | None
+    percent: Decimal | None
+
+
+class Level(msgspec.Struct, array_like=True, frozen=True):
+    """What thresholds compare of a wallet."""
+
+    available: Decimal = ZERO
+    usage: Decimal = ZERO
+    credits: Decimal = ZERO
+
+
+class Crossing(msgspec.Struct, array_like=True, frozen=True):
+    """How often a threshold was crossed, and whether the last time was downwards."""
+
+    number: int = 0
+    is_low: bool = False
+
+
 class AccountState(msgspec.Struct):
     """All that is kept of a customer, in plain values."""
 
@@ -111,6 +135,14 @@ class AccountState(msgspec.Struct):
     invoices: list[Invoice] = []
     applied: dict[str, int] = {}
     """Ids of account events, with their append times, oldest first."""
+    thresholds: dict[str, list[Terms]] = {}
+    """The account's own, by currency."""
+    credits: dict[str, Decimal] = {}
+    """By currency, what all credits were worth just after the last one was granted."""
+    judged: dict[str, Level] = {}
+    """By currency, what thresholds were compared with last; only of wallets that have one."""
+    crossings: dict[str, Crossing] = {}
+    """By currency/threshold, the one that crossed last at the end."""
     inputs: int = 0
     moves: int = 0
     """Subscription events and adjustments among the inputs: what can take usage from a segment again."""

@@ -23,7 +23,7 @@ from operators.bill_state import Shelf
 from operators.bills import BillConfig, Bills
 from schemas.events import Reject
 from schemas.usage import AccountSlice, Slice
-from schemas.wallets import WalletRow
+from schemas.wallets import WalletAlert, WalletRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,14 @@ class ChargeRows:
     rows: pa.RecordBatch
 
 
-Bill: TypeAlias = WalletRows | ChargeRows | Reject
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """Thresholds that wallets crossed."""
+
+    alerts: list[WalletAlert]
+
+
+Bill: TypeAlias = WalletRows | ChargeRows | Alerts | Reject
 OnHeld: TypeAlias = Callable[[int], None]
 """Told how many accounts a shard holds more than when it was told last."""
 BACKLOG_MS = 5_000
@@ -122,9 +129,9 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
 
     def _wallets(self, now: datetime) -> Iterable[Bill]:
         self._wallets_due = None
-        rows = self._bills.wallets(int(now.timestamp() * 1000))
+        rows, alerts = self._bills.wallets(int(now.timestamp() * 1000))
         self._wallet_cost = self._now() - now
-        return [WalletRows(rows)] if rows else []
+        return [*([WalletRows(rows)] if rows else []), *([Alerts(alerts)] if alerts else [])]
 
     def _tell_held(self) -> None:
         held = len(self._bills.shelf.ledgers)
@@ -167,6 +174,8 @@ class BillOut:
 
     wallets: KeyedStream[list[WalletRow]]
     """Changed wallets, whole."""
+    alerts: KeyedStream[list[WalletAlert]]
+    """Thresholds that wallets crossed."""
     charges: KeyedStream[pa.RecordBatch]
     """Changed charges: `schemas.arrow.USAGE_CHARGES`."""
     rejects: KeyedStream[Reject]
@@ -191,6 +200,7 @@ def bill(
     sent = op.stateful_batch("logic", inputs, lambda resume: BillLogic(resume, config, now, on_held))
     return BillOut(
         wallets=op.filter_map_value("wallets", sent, lambda x: x.rows if isinstance(x, WalletRows) else None),
+        alerts=op.filter_map_value("alerts", sent, lambda x: x.alerts if isinstance(x, Alerts) else None),
         charges=op.filter_map_value("charges", sent, lambda x: x.rows if isinstance(x, ChargeRows) else None),
         rejects=op.filter_map_value("rejects", sent, lambda x: x if isinstance(x, Reject) else None),
     )

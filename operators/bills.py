@@ -11,7 +11,6 @@ lost anything; charges that had not been sent are.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -28,13 +27,14 @@ from operators.cells import Folded, Part, fold, unpack
 from operators.charges import UnsentCharge, charge_rows
 from operators.ledger import MOVES_BITS, READINGS_BITS, Ledger
 from operators.movable import Movable
-from operators.timeline import END_MS
+from operators.schedule import Schedule
+from operators.thresholds import judge
 from schemas.accounts import AccountEvent
 from schemas.catalog import Catalog
 from schemas.events import Reason, Reject
 from schemas.meters import AggregationType
 from schemas.usage import I64, MINUTE_MS, AccountSlice, Slice
-from schemas.wallets import WalletRow
+from schemas.wallets import WalletAlert, WalletRow
 
 GENERATION_SHIFT = 40
 CHARGE_GENERATION_SHIFT = MOVES_BITS + READINGS_BITS
@@ -62,6 +62,7 @@ class Bills:
         self._config = config
         self._meters = config.catalog.meters
         self._movable = Movable(shelf)
+        self._has_thresholds = any(plan.thresholds for plan in config.catalog.plans)
         summed = [m.aggregation.type in {AggregationType.SUM, AggregationType.AVG} for m in self._meters]
         self._summed = np.array(summed, np.bool_)
         self._buffer: list[Part] = []
@@ -178,16 +179,17 @@ class Bills:
         """When time alone changes a wallet next."""
         return self._expiries.next_ms
 
-    def wallets(self, now_ms: int) -> list[WalletRow]:
-        """The wallets that changed since they were last sent."""
+    def wallets(self, now_ms: int) -> tuple[list[WalletRow], list[WalletAlert]]:
+        """The wallets that changed since they were last sent, and the thresholds that they crossed."""
         self.fold()
         self._expire(now_ms)
         rows: list[WalletRow] = []
+        alerts: list[WalletAlert] = []
         for number in self._touched:
             ledger = self.shelf.ledgers[number]
             state = ledger.state
             version = self._version(ledger)
-            rows.extend(
+            sent = [
                 WalletRow(
                     tenant_id=state.tenant_id,
                     external_customer_id=state.customer_id,
@@ -200,9 +202,15 @@ class Bills:
                     as_of_ms=state.as_of_ms,
                 )
                 for wallet in ledger.wallets(now_ms)
-            )
+            ]
+            rows.extend(sent)
+            if self._has_thresholds or state.thresholds:
+                levels = dict(state.judged)
+                alerts.extend(judge(ledger, sent, now_ms))
+                if state.judged != levels:
+                    self.shelf.changed(number)
         self._touched.clear()
-        return rows
+        return rows, alerts
 
     def charges(self, *, is_last: bool = False) -> pa.RecordBatch | None:
         """The charges that changed since they were last sent (`schemas.arrow.USAGE_CHARGES`).
@@ -267,29 +275,3 @@ class Bills:
             self._swept = (self._swept + 1) % len(ledgers)
             if forget(ledgers[self._swept], before_ms, usage_before_ms):
                 self.shelf.changed(self._swept)
-
-
-class Schedule:
-    """The next moment of each account, soonest first."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int]] = []
-        self._moments: dict[int, int] = {}
-
-    @property
-    def next_ms(self) -> int | None:
-        return self._heap[0][0] if self._heap else None
-
-    def add(self, at_ms: int | None, number: int) -> None:
-        """Await an account's next moment; one that is awaited sooner stays."""
-        if at_ms is not None and at_ms < self._moments.get(number, END_MS):
-            self._moments[number] = at_ms
-            heapq.heappush(self._heap, (at_ms, number))
-
-    def pop(self, now_ms: int) -> Iterator[int]:
-        """Accounts whose moment has come, each to be added again."""
-        while self._heap and self._heap[0][0] <= now_ms:
-            at_ms, number = heapq.heappop(self._heap)
-            if self._moments.get(number) == at_ms:
-                del self._moments[number]
-                yield number

@@ -29,6 +29,7 @@ from schemas.events import Reason
 from schemas.explain import explain, path_text
 from schemas.meters import Id, Name
 from schemas.money import Currency, NonNegative, Number, Positive
+from schemas.thresholds import Threshold, Thresholds
 
 PRIORITY_DEFAULT = 100
 PRIORITY_MAX = 1000
@@ -175,6 +176,17 @@ class Adjustment(_Event):
     reason: Name
 
 
+class ThresholdsSet(_Event):
+    """These are the account's own thresholds in a currency from now on, beside its plan's; none: no more.
+
+    One with the id of a plan's takes its place. In the order of the topic: the timestamp decides nothing.
+    """
+
+    type: Literal["thresholds_set"]
+    currency: Currency
+    thresholds: Thresholds
+
+
 AccountEvent = (
     SubscriptionStarted
     | SubscriptionChanged
@@ -185,12 +197,13 @@ AccountEvent = (
     | InvoicePaid
     | InvoiceVoided
     | Adjustment
+    | ThresholdsSet
 )
 
 _ADAPTER: TypeAdapter[AccountEvent] = TypeAdapter(Annotated[AccountEvent, Field(discriminator="type")])
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
 _OPTIONAL = ("tenant_id", "customer_id", "external_customer_id", "timestamp")
-_KEYS = sorted({key for event in AccountEvent.__args__ for key in event.model_fields})
+_KEYS = sorted({key for event in (*AccountEvent.__args__, Threshold) for key in event.model_fields})
 
 
 def parse_account_event(

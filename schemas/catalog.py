@@ -23,6 +23,7 @@ from schemas.meters import Aggregation, Filter, Id, Meter
 from schemas.money import decimal_text
 from schemas.plans import Plan, PlanCharge
 from schemas.prices import PRICE_MODELS, Flat, Graduated, Package, PerUnit, Tier
+from schemas.thresholds import Threshold
 from schemas.yaml_text import YamlError, read_yaml
 
 CATALOG_BYTES_MAX = 4 * 1024 * 1024
@@ -78,10 +79,13 @@ class Catalog(BaseModel):
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits of what the catalog means: layout, order of meters and plans, `1.0` or `1` aside."""
+        """64 hex digits of what the catalog means: layout, order of meters and plans, `1.0` or `1` aside.
+
+        Thresholds are not in it: no stored row depends on them.
+        """
         content = {
             "meters": {meter.id: meter.model_dump() for meter in self.meters},
-            "plans": {plan.id: plan.model_dump() for plan in self.plans},
+            "plans": {plan.id: plan.model_dump(exclude={"thresholds"}) for plan in self.plans},
             "default_plan": self.default_plan,
         }
         text = json.dumps(content, sort_keys=True, default=decimal_text)
@@ -190,6 +194,7 @@ _KEYS = sorted(
             PerUnit,
             Graduated,
             Tier,
+            Threshold,
         )
         for key in model.model_fields
     }

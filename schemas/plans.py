@@ -23,6 +23,7 @@ from schemas.meters import Id
 from schemas.money import EXACT, Currency, NonNegative
 from schemas.periods import BillingPeriod, Schedule
 from schemas.prices import Charge, Flat, Price
+from schemas.thresholds import Thresholds
 
 CHARGES_MAX = 200
 
@@ -73,6 +74,9 @@ class Plan(BaseModel):
     billing_period: BillingPeriod = BillingPeriod.MONTHLY
     timezone: TimeZone = "UTC"
     charges: tuple[PlanCharge, ...] = Field(default=(), max_length=CHARGES_MAX)
+
+    thresholds: Thresholds = ()
+    """Of every wallet on this plan, in its currency."""
 
     @field_validator("charges")
     @classmethod

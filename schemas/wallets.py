@@ -1,4 +1,4 @@
-"""A wallet: what one customer has left in one currency, as of one moment of the stream."""
+"""A wallet: what one customer has left in one currency, as of one moment of the stream; and its alerts."""
 
 from __future__ import annotations
 
@@ -22,3 +22,28 @@ class WalletRow:
     """`generation << 40 |` inputs folded in: of the content, not of how often it was sent. Below 2^64."""
     as_of_ms: int
     """The newest append time folded in, ms since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalletAlert:
+    """A threshold that a wallet crossed: see operators/thresholds.py."""
+
+    id: str
+    """`tenant/customer/currency/threshold/direction/number of the crossing`, `/` and `%` of names
+    percent-encoded. The same crossing has the same id in every replay."""
+    tenant_id: str
+    external_customer_id: str
+    currency: str
+    threshold_id: str
+    kind: str
+    """`low_balance` or `spend`."""
+    direction: str
+    """`down` or `up`."""
+    threshold: Decimal
+    """The amount that was crossed; of a percentage, as it is now."""
+    value_before: Decimal
+    value: Decimal
+    """What is available, or usage not invoiced, before and now."""
+    version: int
+    as_of_ms: int
+    """As in the wallet's row."""

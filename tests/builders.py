@@ -183,6 +183,7 @@ def account_event(
             "quantity": "-10",
             "reason": "outage",
         },
+        "thresholds_set": {"currency": "USD", "thresholds": [{"kind": "low_balance", "amount": "10"}]},
     }
     return {
         "id": f"acc_{next(_numbers)}",

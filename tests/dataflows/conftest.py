@@ -31,6 +31,7 @@ def fresh(engines: Engines, tmp_path: Path) -> Iterator[Settings]:
         "METERLINE_USAGE_TOPIC": f"cli-usage-{number}",
         "METERLINE_ACCOUNT_TOPIC": f"cli-account-{number}",
         "METERLINE_DEAD_LETTER_TOPIC": f"cli-dead-{number}",
+        "METERLINE_ALERT_TOPIC": f"cli-alerts-{number}",
         "METERLINE_CLICKHOUSE_URL": engines.clickhouse.database_url(f"cli_{number}"),
         "METERLINE_REDIS_URL": redis_url,
         "METERLINE_CATALOG": str(catalog),

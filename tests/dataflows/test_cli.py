@@ -129,9 +129,9 @@ def test_topics_are_made_once_with_append_time(tmp_path: Path) -> None:
     with EngineProcess("kafka", tmp_path, 0, command) as broker:
         at = {"METERLINE_KAFKA_BROKERS": broker.address}
         made = json.loads(meterline(at, "topics", "--partitions", "3", "--json").out)
-        assert [(topic["partitions"], topic["created"]) for topic in made] == [(3, True)] * 3
+        assert [(topic["partitions"], topic["created"]) for topic in made] == [(3, True)] * 4
         again = json.loads(meterline(at, "topics", "--json").out)
-        assert [(topic["partitions"], topic["created"]) for topic in again] == [(3, False)] * 3
+        assert [(topic["partitions"], topic["created"]) for topic in again] == [(3, False)] * 4
         admin = AdminClient({"bootstrap.servers": broker.address})
         for name in ("usage-events", "account-events"):
             asked = ConfigResource(ConfigResource.Type.TOPIC, name)

@@ -24,7 +24,7 @@ from sinks.migrate import migrate
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 4
-TOPICS = {"usage-events": PARTITIONS, "account-events": 1, "dead-letters": 1}
+TOPICS = {"usage-events": PARTITIONS, "account-events": 1, "dead-letters": 1, "wallet-alerts": 1}
 
 
 def prepare(engines: Engines) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from operators.bill import BillLogic, ChargeRows, WalletRows
+from operators.bill import Alerts, BillLogic, ChargeRows, WalletRows
 from operators.bills import BillConfig
 from operators.decode import DecodeConfig, decode_batch
 from operators.decode_accounts import AccountDecoder, DecodeAccountsConfig
@@ -24,7 +24,7 @@ from operators.window_state import WindowedMeter
 from schemas.catalog import Catalog
 from schemas.events import RawBatch, Reject
 from schemas.usage import AccountSlice, Slice
-from schemas.wallets import WalletRow
+from schemas.wallets import WalletAlert, WalletRow
 
 Key = tuple[Any, ...]
 Snapshots = dict[str, tuple[bytes, bytes, bytes]]
@@ -42,6 +42,7 @@ class Stores:
     late: dict[Key, dict[str, Any]] = field(default_factory=dict)
     charges: dict[Key, dict[str, Any]] = field(default_factory=dict)
     wallets: dict[Key, WalletRow] = field(default_factory=dict)
+    alerts: dict[str, WalletAlert] = field(default_factory=dict)
     rejects: dict[Key, Reject] = field(default_factory=dict)
 
     def upsert(self, table: dict[Key, dict[str, Any]], rows: pa.RecordBatch, key: Sequence[str]) -> None:
@@ -144,6 +145,8 @@ class Pipeline:
                 self._reject([item])
             elif isinstance(item, ChargeRows):
                 self.stores.upsert(self.stores.charges, item.rows, CHARGE_KEY)
+            elif isinstance(item, Alerts):
+                self.stores.alerts.update((alert.id, alert) for alert in item.alerts)
             else:
                 assert isinstance(item, WalletRows)
                 for row in item.rows:

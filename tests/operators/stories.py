@@ -143,7 +143,8 @@ def _account(step: dict[str, Any], now: datetime) -> dict[str, Any]:
     kind, money = step["type"], {"amount": str(step["amount"]), "currency": step["currency"]}
     invoice = {"invoice_id": f"i{step['number']}"}
     start = {"period_start": MONTHS[step["number"] - 1]}
-    expires = {"expires_at": rfc3339(now + timedelta(seconds=1000 * step["amount"]))}
+    expiry = now + timedelta(seconds=1000 * step["amount"] - step["lag_s"])
+    expires = {"expires_at": rfc3339(expiry)}
     fields: dict[str, dict[str, Any]] = {
         "subscription_ended": {},
         "credit_granted": money | {"priority": step["number"]} | (expires if step["number"] == 1 else {}),

@@ -53,6 +53,7 @@ def test_the_types_are_those_of_the_design() -> None:
         "invoice_paid",
         "invoice_voided",
         "adjustment",
+        "thresholds_set",
     }
 
 
