@@ -188,6 +188,25 @@ def produce(
 
 
 @app.command()
+def quote(
+    plan: Annotated[str, typer.Option(help="Plan id.")],
+    usage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METER=QUANTITY", help="Of a meter in the period; again for each meter."),
+    ] = None,
+    catalog: CatalogFile = None,
+    as_json: Json = False,
+) -> None:
+    """What a billing period would cost on a plan: each charge with its tiers, rounded, then added.
+
+    Example: `meterline quote --catalog catalog.yaml --plan starter --usage llm-tokens=1500000`
+    """
+    from dataflows.quote import print_quote  # noqa: PLC0415
+
+    print_quote(catalog or _settings().catalog, plan, usage or [], as_json=as_json)
+
+
+@app.command()
 def usage(  # noqa: PLR0917 - an option a parameter
     tenant: Annotated[str, typer.Option(help="Tenant id.")],
     meter: Annotated[str, typer.Option(help="Meter id.")],

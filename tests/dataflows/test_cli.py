@@ -38,7 +38,7 @@ def test_each_command_has_an_example() -> None:
         for command in group.registered_commands
         if command.callback is not None
     ]
-    assert len(names) == 14
+    assert len(names) == 15
     for name in names:
         shown = CliRunner().invoke(app, [*name, "--help"])
         assert shown.exit_code == 0
