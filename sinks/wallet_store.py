@@ -139,6 +139,8 @@ class WalletStore:
             self._redis = self._config.connect()
         if not self._sha:
             self._sha = str(self._redis.script_load(self._script))
+        if not self._counted:
+            self._begin_marker(self._redis)
         updated_at = rfc3339(self._now_ms())
         pipeline = self._redis.pipeline(transaction=False)
         for row in rows:
@@ -171,6 +173,11 @@ class WalletStore:
             customer,
             self._config.deltas_max,
         )
+
+    def _begin_marker(self, redis: Redis) -> None:
+        """Before the first rows: Redis may lose its data while it takes them."""
+        self._check_marker(redis.incr(self._marker))
+        redis.expire(self._marker, MARKER_TTL_S)
 
     def _check_marker(self, counted: Any) -> None:
         if isinstance(counted, Exception):
