@@ -25,6 +25,7 @@ from operators.window import WindowLogic
 from sinks.clickhouse import Writer
 from sinks.dead_letter_topic import TopicWriter
 from sinks.inserts import Inserter
+from sinks.topic import PRODUCER_OPTIONS
 from sinks.wallet_store import WalletStore
 from sinks.wallets import WalletsSink
 
@@ -132,6 +133,12 @@ def dead_letters_acknowledged(times: int) -> None:
     after(TopicWriter, "flush", times)
 
 
+def dead_letters_lingering(times: int) -> None:
+    """What is not flushed stays in the producer, through several epochs, and is lost with the process."""
+    PRODUCER_OPTIONS["linger.ms"] = 60_000
+    after(KafkaPartition, "snapshot", times)
+
+
 def in_a_snapshot(logic: type) -> Callable[[int], None]:
     """Some shards are in the snapshot of an epoch, others are not."""
     return lambda times: before(logic, "snapshot", times)
@@ -161,6 +168,7 @@ PLACES: dict[str, Callable[[int], None]] = {
     "redis-acknowledged": redis_acknowledged,
     "redis-stuck": redis_stuck,
     "dead-letters-acknowledged": dead_letters_acknowledged,
+    "dead-letters-lingering": dead_letters_lingering,
     "dedupe-snapshot": in_a_snapshot(DedupeLogic),
     "window-snapshot": in_a_snapshot(WindowLogic),
     "bill-snapshot": in_a_snapshot(BillLogic),

@@ -70,7 +70,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         [("insert-stuck", 1)],
         [("redis-acknowledged", 1), ("redis-acknowledged", 2)],
         [("redis-stuck", 1)],
-        [("dead-letters-acknowledged", 1)],
+        [("dead-letters-acknowledged", 1), ("dead-letters-lingering", 20)],
         [("dedupe-snapshot", 9), ("window-snapshot", 9)],
         [("bill-snapshot", 9), ("bill-snapshot", 40)],
         [("offsets-snapshot", 3), ("offsets-snapshot", 8)],
