@@ -61,10 +61,6 @@ class Stores:
     clickhouse: ClickHouse
     redis: Redis
 
-    @property
-    def pids(self) -> list[int]:
-        return [self.clickhouse.pid, self.redis.pid]
-
 
 @dataclass
 class Bed:
@@ -155,6 +151,10 @@ class Bed:
             migrate_clickhouse(clickhouse.url)
             yield Stores(directory, clickhouse, redis)
         shutil.rmtree(directory, ignore_errors=True)
+
+    def engines(self, stores: Stores) -> dict[str, int]:
+        """Broker and stores by name, with their process ids."""
+        return {"Kafka": self.broker.pid, "ClickHouse": stores.clickhouse.pid, "Redis": stores.redis.pid}
 
     def environment(self, log: Log, stores: Stores) -> dict[str, str]:
         """Settings of `meterline run` on this log and these stores; all others are the defaults."""

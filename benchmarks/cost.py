@@ -43,7 +43,7 @@ def measured_run(
     command = [sys.executable, "-m", "benchmarks.measured_flow", str(result), "run", *arguments]
     environment = bed.environment(log, stores) | {"METERLINE_METRICS_PORT": str(free_port())}
     with contestant([command], [environment], stores.directory, [cores()[:1]]) as running:
-        timing = running.time([bed.broker.pid, *stores.pids])
+        timing = running.time(bed.engines(stores))
     return msgspec.json.decode(result.read_bytes(), type=Measured), timing, running.started_at
 
 

@@ -32,9 +32,10 @@ def used(pid: int) -> Used | None:
     return Used((int(fields[11]) + int(fields[12])) / TICKS_S, int(peak[1]) / 1024) if peak else None
 
 
-def cpu_s(pids: Iterable[int]) -> float:
-    """CPU seconds of running processes together."""
-    return sum(each.cpu_s for pid in pids if (each := used(pid)) is not None)
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process that runs; 0 of one that does not."""
+    found = used(pid)
+    return found.cpu_s if found else 0.0
 
 
 def cores() -> list[int]:

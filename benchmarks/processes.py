@@ -19,7 +19,7 @@ from benchmarks.machine import Used, cpu_s, used
 ROOT = Path(__file__).parents[1]
 BEGINS, ENDS = "is read from offset", "at the end of every partition"
 """What `meterline run` logs when it opens a partition, and after its last epoch is committed."""
-POLL_S = 0.01
+POLL_S = 0.02
 TIMEOUT_S = 3600.0
 
 
@@ -30,8 +30,8 @@ class Timing:
     seconds: float
     cpu_s: float
     """Of its own processes."""
-    engines_cpu_s: float
-    """Of the broker and the stores meanwhile."""
+    engines_cpu_s: dict[str, float]
+    """Of the broker and of each store, meanwhile."""
     rss_mb: float
     start_s: float
     """From the process's start to the clock's."""
@@ -50,20 +50,22 @@ class Contestant:
         self.started_at = time.time()
         """Unix seconds."""
 
-    def time(self, engine_pids: Sequence[int]) -> Timing:
-        """Watch from its beginning to its end, and wait until it has exited well."""
+    def time(self, engines: Mapping[str, int]) -> Timing:
+        """Watch from its beginning to its end, and wait until it has exited well; `engines`: name -> pid."""
         self.wait_until_said(BEGINS)
-        began, engines_before = time.perf_counter(), cpu_s(engine_pids)
+        began = time.perf_counter()
+        engines_before = {name: cpu_s(pid) for name, pid in engines.items()}
         before, last = self._used(), self._used()
         while not all(ENDS in log.read_text(errors="replace") for log in self._logs):
             self._check()
             time.sleep(POLL_S)
             last = [new or old for new, old in zip(self._used(), last, strict=True)]
-        seconds, engines_after = time.perf_counter() - began, cpu_s(engine_pids)
+        seconds = time.perf_counter() - began
+        engines_cpu_s = {name: cpu_s(pid) - engines_before[name] for name, pid in engines.items()}
         self.require_end()
         spent = sum(b.cpu_s for b in last if b) - sum(a.cpu_s for a in before if a)
         rss_mb = sum(each.rss_mb for each in last if each)
-        return Timing(seconds, spent, engines_after - engines_before, rss_mb, began - self._started)
+        return Timing(seconds, spent, engines_cpu_s, rss_mb, began - self._started)
 
     def wait_until_said(self, text: str) -> None:
         """Return when some process's log has this text."""

@@ -37,7 +37,10 @@ def throughput_table(results: Sequence[Result], notes: Iterable[str]) -> str:
             f"{result.rate:,.0f}",
             f"{result.rate / results[0].rate:.2f}",
             f"{result.cpu_us:.2f}",
-            f"{result.engines_cpu_s / result.events * 1e6:.2f}",
+            ", ".join(
+                f"{engine} {seconds / result.events * 1e6:.2f}"
+                for engine, seconds in result.engines_cpu_s.items()
+            ),
             f"{result.rss_mb:,.0f}",
             result.verdict,
             result.load,

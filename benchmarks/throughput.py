@@ -43,7 +43,7 @@ class Result:
     events: int
     seconds: float
     cpu_s: float
-    engines_cpu_s: float
+    engines_cpu_s: dict[str, float]
     rss_mb: float
     verdict: str
     load: str
@@ -91,9 +91,9 @@ def meterline(bed: Bed, shape: Shape, *, processes: int) -> Result:
     log, before = bed.preload(shape), load()
     with bed.stores("meterline") as stores:
         mine = cores()[:processes]
-        engine_pids = [bed.broker.pid, *stores.pids]
+        engines = bed.engines(stores)
         if processes > 1:
-            for pid in engine_pids:
+            for pid in engines.values():
                 pin(pid, cores())
         addresses = ";".join(f"127.0.0.1:{free_port()}" for _ in mine)
         commands = [
@@ -103,7 +103,7 @@ def meterline(bed: Bed, shape: Shape, *, processes: int) -> Result:
         settings = bed.environment(log, stores)
         environments = [settings | {"METERLINE_METRICS_PORT": str(free_port())} for _ in mine]
         with contestant(commands, environments, stores.directory, [[core] for core in mine]) as running:
-            timing = running.time(engine_pids)
+            timing = running.time(engines)
         pin(bed.broker.pid, bed.engine_cores)
         verdict = verify(stores.clickhouse.url, stores.redis.url, log.events, log.shape.customers)
     return Result(
@@ -127,7 +127,7 @@ def bytewax(bed: Bed, shape: Shape) -> Result:
         module = [sys.executable, "-m", "benchmarks.bytewax_flow"]
         command = [*module, bed.broker.address, log.topic, url, str(stores.directory / "recovery")]
         with contestant([command], [{}], stores.directory, [cores()[:1]]) as running:
-            timing = running.time([bed.broker.pid, *stores.pids])
+            timing = running.time(bed.engines(stores))
         with closing(ClickHouseConfig(url=url).connect()) as client:
             query = (
                 "SELECT meter_id, external_customer_id, toUnixTimestamp(window_start), events, total, uniques"
@@ -160,11 +160,11 @@ def kafka_engine(bed: Bed, shape: Shape) -> Result:
         pin(bed.broker.pid, cores())
         script = str(Path(__file__).with_name("kafka_engine.py"))
         command = [str(CHDB_PYTHON), script, bed.broker.address, log.topic, str(len(log.events))]
-        broker_before = cpu_s([bed.broker.pid])
+        broker_before = cpu_s(bed.broker.pid)
         ran = subprocess.run(  # noqa: S603 - the command is ours
             [*command, str(stores.directory)], capture_output=True, text=True, check=False
         )
-        broker_cpu_s = cpu_s([bed.broker.pid]) - broker_before
+        broker_cpu_s = cpu_s(bed.broker.pid) - broker_before
         pin(bed.broker.pid, bed.engine_cores)
         if ran.returncode:
             raise ContestantError(ran.stderr[-3000:])
@@ -177,7 +177,7 @@ def kafka_engine(bed: Bed, shape: Shape) -> Result:
         int(took["events"]),
         took["seconds"],
         took["cpu_s"],
-        broker_cpu_s,
+        {"Kafka": broker_cpu_s},
         took["rss_mb"],
         verdict,
         f"{before} / {load()}",
