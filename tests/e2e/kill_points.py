@@ -135,7 +135,7 @@ def dead_letters_acknowledged(times: int) -> None:
 
 def dead_letters_lingering(times: int) -> None:
     """What is not flushed stays in the producer, through several epochs, and is lost with the process."""
-    PRODUCER_OPTIONS["linger.ms"] = 60_000
+    PRODUCER_OPTIONS["linger.ms"] = 30_000  # below the delivery timeout
     after(KafkaPartition, "snapshot", times)
 
 
