@@ -153,7 +153,8 @@ def _carry(ledger: Ledger, usage: Usage) -> None:
     usage.quantity = usage.amount_unrounded = usage.amount = ZERO
     if usage.adjustments:
         usage.adjustments = {usage.start_ms: exact_sum(usage.adjustments.values())}
-    ledger.usages[usage.key] = usage
+    if usage.is_used:
+        ledger.usages[usage.key] = usage
 
 
 def _is_done(ledger: Ledger, invoice: Invoice, before_ms: int, usage_before_ms: int) -> bool:
@@ -166,4 +167,4 @@ def _is_done(ledger: Ledger, invoice: Invoice, before_ms: int, usage_before_ms: 
     if segment is not None and segment.period_end_ms >= usage_before_ms:
         return False
     places = {(invoice.currency, invoice.period_ms)}
-    return not any(usage.is_covered(places) for usage in ledger.usages.values())
+    return not any(usage.plan_id and usage.is_covered(places) for usage in ledger.usages.values())

@@ -105,6 +105,18 @@ steps = st.lists(
     max_size=30,
 )
 
+DAY_S = 86_400
+long_steps = st.lists(
+    st.tuples(
+        st.sampled_from([60, 3600, DAY_S, 9 * DAY_S, 40 * DAY_S, 100 * DAY_S]),
+        st.sampled_from(["c1", "c2"]),
+        st.one_of(usage_steps, account_steps),
+    ),
+    min_size=5,
+    max_size=40,
+)
+"""Years of it, in which much is settled and forgotten."""
+
 
 @dataclass
 class Story:

@@ -1,0 +1,137 @@
+"""A shard's accounts as bytes and back, also under another catalog."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators.bill_state import FORMAT, Shelf
+from operators.bills import BillConfig, Bills
+from operators.cells import unpack
+from schemas.catalog import Catalog, load_catalog
+from tests.operators.pipeline import Pipeline
+from tests.operators.stories import CATALOG, CATALOG_YAML, batch, differences, steps, story_of, tell
+from tests.oracle import Rules, expected
+
+GENERATION_BITS = 40
+
+
+def bill_states(pipeline: Pipeline) -> list[bytes]:
+    return [bill for _, _, bill in pipeline.snapshot().values()]
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps, st.integers(0, 2**32))
+def test_what_is_restored_is_stored_again_as_the_same_bytes(
+    drawn: list[tuple[int, str, dict[str, Any]]], seed: int
+) -> None:
+    for state in bill_states(tell(story_of(drawn), random.Random(seed))):
+        assert Shelf.restore(state, CATALOG).dump() == state
+
+
+def told_story() -> Pipeline:
+    usage = {"event_name": "llm", "tokens": 13, "user": "u1", "lag_s": 0}
+    stored = {**usage, "event_name": "store"}
+    return tell(story_of([(1, "c1", usage), (1, "c2", stored), (60, "c1", stored)]), random.Random(1))
+
+
+def test_another_format_is_refused() -> None:
+    for state in bill_states(told_story()):
+        changed = msgspec.msgpack.decode(state)
+        changed[0] = FORMAT + 1
+        with pytest.raises(ValueError, match=f"format {FORMAT + 1}"):
+            Shelf.restore(msgspec.msgpack.encode(changed), CATALOG)
+
+
+def test_an_account_that_did_not_change_is_not_encoded_again() -> None:
+    shelf = max(
+        (Shelf.restore(s, CATALOG) for s in bill_states(told_story())), key=lambda one: len(one.ledgers)
+    )
+    shelf.ledgers[0].state.inputs += 1  # behind the shelf's back
+    same = shelf.dump()
+    shelf.changed(0)
+    assert shelf.dump() != same
+
+
+def resumed(pipeline: Pipeline, catalog: Catalog) -> Pipeline:
+    """The flow started again with another catalog; the stores keep what they have."""
+    later = Pipeline(catalog, pipeline.now, shards=2)
+    later.stores = pipeline.stores
+    later.resume(pipeline.snapshot())
+    later.tick(5)
+    later.drain()
+    return later
+
+
+def test_another_price_is_a_new_generation_and_every_charge_is_sent_again() -> None:
+    pipeline = told_story()
+    before = {key: row["version"] for key, row in pipeline.stores.charges.items()}
+    text = CATALOG_YAML.replace("amount: 5}", "amount: 6}").replace('"0.333"', '"0.444"')
+    later = resumed(pipeline, load_catalog(text))
+    assert later.stores.charges.keys() == before.keys()
+    for key, row in later.stores.charges.items():
+        assert row["version"] > before[key]
+    amounts = {(key[1], key[3]): str(row["amount"].normalize()) for key, row in later.stores.charges.items()}
+    assert amounts["c1", ""] == "6"
+    assert amounts["c1", "tokens"] == "4.44"
+    for wallet in later.stores.wallets.values():
+        assert wallet.version >> GENERATION_BITS == 1
+
+
+def test_meters_may_change_places_and_what_can_still_move_goes_with_them() -> None:
+    usage = {"event_name": "llm", "tokens": 13, "user": "u1", "lag_s": 0}
+    change = {"type": "subscription_started", "plan_id": "daily", "anchor": None, "amount": 1}
+    story = story_of(
+        [
+            (1, "c1", usage),
+            (60, "c1", usage),
+            (1, "c1", change | {"currency": "USD", "lag_s": 5, "number": 1}),
+        ],
+        300,
+    )
+    lines = CATALOG_YAML.split("\n")
+    lines[2:8] = reversed(lines[2:8])
+    text = "\n".join(lines)
+    first = story_of([(1, "c1", usage), (60, "c1", usage)], 0)
+    pipeline = tell(first, random.Random(3))
+    later = resumed(pipeline, load_catalog(text))
+    (bill,) = (bill for _, _, bill in later._shard.values() if bill._bills.shelf.ledgers)
+    shelf = bill._bills.shelf
+    names = {shelf.catalog.meters[index].id for index in unpack(shelf.recent.key)[1].tolist()}
+    assert names == {"tokens", "users", "latency"}
+    later.now = story.now
+    end_ms = round(story.now.timestamp() * 1000)
+    later.poll_accounts(batch(story.accounts, "account-events", end_ms))
+    later.tick(timedelta(seconds=5).total_seconds())
+    later.drain()
+    assert differences(later, expected(story.records, text, Rules(now=story.now))) == []
+
+
+def test_usage_of_a_meter_that_left_the_catalog_stays_where_it_is() -> None:
+    pipeline = told_story()
+    lines = [line for line in CATALOG_YAML.split("\n") if "users" not in line]
+    later = resumed(pipeline, load_catalog("\n".join(lines)))
+    for _, _, bill in later._shard.values():
+        shelf = bill._bills.shelf
+        assert set(unpack(shelf.recent.key)[1].tolist()) <= set(range(len(shelf.catalog.meters)))
+    owed = {key[1]: wallet.usage for key, wallet in later.stores.wallets.items()}
+    assert {name: str(amount) for name, amount in owed.items()} == {"c1": "11.58", "c2": "8.25"}
+
+
+def test_a_resumed_shard_sends_every_wallet_and_the_charges_that_were_not_sent() -> None:
+    for state in bill_states(told_story()):
+        bills = Bills(BillConfig(CATALOG), Shelf.restore(state, CATALOG))
+        rows, alerts = bills.wallets(0)
+        assert {row.external_customer_id for row in rows} == {name for _, name in bills.shelf.accounts.names}
+        assert (alerts, bills.charges()) == ([], None)
+        bills.shelf.unsent.add(0)
+        next(iter(bills.shelf.changed(0).usages.values())).is_unsent = True
+        again = Bills(BillConfig(CATALOG), Shelf.restore(bills.dump(), CATALOG)).charges()
+        assert again is not None
+        assert len(again) == 1
