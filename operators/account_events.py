@@ -97,7 +97,7 @@ def _subscribe(
     if before is not None and (after is None or after.plan.currency != before.plan.currency):
         # Before a crash its wallet may have been sent with usage that is now another's: send it once more.
         ledger.state.overdrafts.setdefault(before.plan.currency, ZERO)
-    ledger.retime()
+    ledger.retime(from_ms)
 
 
 def _check_plan(ledger: Ledger, plan_id: str) -> None:

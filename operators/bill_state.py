@@ -161,8 +161,10 @@ class Shelf:
             recent.rekey(key)
 
     def _begin_generation(self) -> None:
+        # Each usage stays on the plan that it was metered under, at today's prices: another default plan, or
+        # other billing periods, are for usage to come.
         self.generation += 1
         for number, ledger in enumerate(self.ledgers):
             self._encoded[number] = b""
             self.unsent.add(number)
-            ledger.retime()
+            ledger.outdate()

@@ -135,22 +135,25 @@ class Ledger:
                 self.begin(current)
         return current
 
-    def retime(self) -> None:
-        """The timeline changed: usages get their segment's new bounds, adjustments their segment. A usage
-        whose segment is gone costs nothing."""
+    def retime(self, from_ms: int) -> None:
+        """The timeline changed from a moment on: usages get their segment's new bounds, adjustments their
+        segment. A usage whose segment is gone costs nothing. What was over by then stays as it is, whatever
+        another catalog would make of it."""
         self._current = None
-        for usage in list(self.usages.values()):
+        for usage in [one for one in self.usages.values() if one.end_ms > from_ms]:
             segment = self.timeline.segment_at(usage.start_ms)
-            usage.holds = segment is not None and segment.key == usage.key[:2]
-            if segment is not None and usage.holds:
+            if segment is not None and segment.key == usage.key[:2]:
+                usage.holds = True
                 usage.end_ms, usage.period_ms = segment.end_ms, segment.period_ms
-            self._move_adjustments(usage)
-        _outdate(self.usages.values())
+            elif usage.start_ms >= from_ms:
+                usage.holds = False
+            self._move_adjustments(usage, from_ms)
+            usage.is_stale = usage.is_unsent = True
 
-    def _move_adjustments(self, usage: Usage) -> None:
-        for at_ms in list(usage.adjustments):
+    def _move_adjustments(self, usage: Usage, from_ms: int) -> None:
+        for at_ms in [moment for moment in usage.adjustments if moment >= from_ms]:
             segment = self.timeline.segment_at(at_ms)
-            if segment is not None and segment.key != usage.key[:2] and usage.plan_id:
+            if segment is not None and segment.key != usage.key[:2]:
                 self.begin(segment)
                 into = self.usage_of(segment, usage.meter_id).adjustments
                 into[at_ms] = EXACT.add(into.get(at_ms, ZERO), usage.adjustments.pop(at_ms))
@@ -220,6 +223,10 @@ class Ledger:
     def note_move(self) -> None:
         """What may have lowered some usage was applied: every charge has a new version, and is sent again."""
         self.state.moves += 1
+        self.outdate()
+
+    def outdate(self) -> None:
+        """Price every usage again, and send its charge."""
         _outdate(self.usages.values())
 
     def charge_version(self, usage: Usage) -> int:

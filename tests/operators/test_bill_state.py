@@ -15,9 +15,10 @@ from operators.bill_state import FORMAT, Shelf
 from operators.bills import BillConfig, Bills
 from operators.cells import unpack
 from schemas.catalog import Catalog, load_catalog
+from tests.builders import account_event, payload
 from tests.operators.pipeline import Pipeline
 from tests.operators.stories import CATALOG, CATALOG_YAML, batch, differences, steps, story_of, tell
-from tests.oracle import Rules, expected
+from tests.oracle import LogRecord, Rules, expected
 
 GENERATION_BITS = 40
 
@@ -82,6 +83,24 @@ def test_another_price_is_a_new_generation_and_every_charge_is_sent_again() -> N
     assert amounts["c1", "tokens"] == "4.44"
     for wallet in later.stores.wallets.values():
         assert wallet.version >> GENERATION_BITS == 1
+
+
+def test_usage_stays_on_the_plan_that_it_was_metered_under() -> None:
+    usage = {"event_name": "llm", "tokens": 13, "user": "u1", "lag_s": 0}
+    later = resumed(
+        tell(story_of([(1, "c1", usage)]), random.Random(1)),
+        load_catalog(CATALOG_YAML.replace("default_plan: starter", "default_plan: weekly")),
+    )
+    change = account_event(
+        "subscription_started", at=later.now, plan_id="daily", tenant_id="t", external_customer_id="c1"
+    )
+    now_ms = round(later.now.timestamp() * 1000)
+    record = LogRecord("account-events", 0, 9, now_ms, b"k", payload(change))
+    later.poll_accounts(batch([record], "account-events", now_ms))
+    later.tick(5)
+    later.drain()
+    assert str(later.stores.wallets["t", "c1", "USD"].usage) == "8.33"
+    assert str(later.stores.wallets["t", "c1", "EUR"].usage) == "1.00"
 
 
 def test_meters_may_change_places_and_what_can_still_move_goes_with_them() -> None:

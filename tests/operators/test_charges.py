@@ -65,6 +65,6 @@ def test_a_usage_that_lost_its_segment_is_sent_as_nothing() -> None:
     ledger = ledger_of("14.5")
     usage = ledger.usages[at_ms("2026-11-01T00:00:00Z"), "starter", "tokens"]
     ledger.timeline.add(Phase(usage.start_ms, usage.start_ms, "e", "weekly", None))
-    ledger.retime()
+    ledger.retime(usage.start_ms)
     row = rows_of(ledger)["tokens"]
     assert [row[name] for name in ("quantity", "amount_unrounded", "amount", "tiers")] == [0, 0, 0, "[]"]
