@@ -38,17 +38,23 @@ def main() -> None:
     if len(cores()) < 2:
         print("One core: contestants and engines share it, which is not how the results are meant.")
     directory = HERE / ".cache" / f"run-{os.getpid()}"
-    for kind in options.broker:
-        try:
-            with bed(kind, directory / kind, cores()[1:] or cores()) as running:
-                for section, table in _sections(running, options):
-                    text = tables.titled(kind, table)
-                    print(f"\n## {section}\n\n{text}\n", flush=True)
-                    if options.readme:
-                        tables.write(f"{section} {kind}", text)
-        except pytest.skip.Exception as why:  # Java, Maven or the jars are not there
-            print(f"{kind}: not run: {why}")
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        for kind in options.broker:
+            _run(kind, directory / kind, options)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _run(kind: str, directory: Path, options: argparse.Namespace) -> None:
+    try:
+        with bed(kind, directory, cores()[1:] or cores()) as running:
+            for section, table in _sections(running, options):
+                text = tables.titled(kind, table)
+                print(f"\n## {section}\n\n{text}\n", flush=True)
+                if options.readme:
+                    tables.write(f"{section} {kind}", text)
+    except pytest.skip.Exception as why:  # Java, Maven or the jars are not there
+        print(f"{kind}: not run: {why}")
 
 
 def _sections(running: Bed, options: argparse.Namespace) -> Iterator[tuple[str, str]]:

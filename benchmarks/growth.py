@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.bed import Bed
+from benchmarks.bed import PARTITIONS, Bed
 from benchmarks.catalog import NAMES
 from benchmarks.cost import measured_run
 from benchmarks.events import Events, Shape, draw
@@ -20,6 +20,7 @@ from benchmarks.machine import load
 
 METERS, WINDOWS = 5, 10
 MINUTE_MS = 60_000
+STATEFUL = ("dedupe", "window", "bill")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Growth:
     rss_mb: float
     stall_mean_ms: float
     stall_max_ms: float
+    snapshot_ms: dict[str, float]
+    """Of one epoch, on average, by step: the part of a stall that encoding the state takes."""
     resume_s: float
     """From the process's start, imports and all, to the first slice in a window."""
     load: str
@@ -49,6 +52,7 @@ def growth(bed: Bed, cells: int, cells_max: int, events: int) -> Growth:
         bed.produce(topic, _newest(customers, events, base_ms))
         measured, timing, started_at = measured_run(bed, log, stores)
     ended_at = started_at + timing.start_s + timing.seconds
+    epochs = measured.calls["snapshot: source"] / (2 * PARTITIONS)  # two topics
     stalls_ms = np.array(measured.stalls_s) * 1000
     return Growth(
         bed.kind,
@@ -57,6 +61,7 @@ def growth(bed: Bed, cells: int, cells_max: int, events: int) -> Growth:
         timing.rss_mb,
         float(stalls_ms.mean()),
         float(stalls_ms.max()),
+        {step: measured.wall_s[f"snapshot: {step}"] * 1000 / epochs for step in STATEFUL},
         measured.first_batch_at - started_at,
         f"{before} / {load()}",
     )

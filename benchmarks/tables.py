@@ -91,8 +91,8 @@ def latency_table(results: Sequence[Latency]) -> str:
 
 def growth_table(results: Sequence[Growth]) -> str:
     header = (
-        *("live cells", "events/s", "of the first", "RSS MB", "stall mean ms", "stall max ms", "resume s"),
-        "load before / after",
+        *("live cells", "events/s", "of the first", "RSS MB", "stall mean ms", "stall max ms"),
+        *("snapshot ms an epoch", "resume s", "load before / after"),
     )
     rows = [
         (
@@ -102,6 +102,7 @@ def growth_table(results: Sequence[Growth]) -> str:
             f"{result.rss_mb:,.0f}",
             f"{result.stall_mean_ms:.0f}",
             f"{result.stall_max_ms:.0f}",
+            ", ".join(f"{step} {ms:.0f}" for step, ms in result.snapshot_ms.items()),
             f"{result.resume_s:.1f}",
             result.load,
         )
