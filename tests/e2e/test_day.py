@@ -1,7 +1,7 @@
 """A day of usage and account events, replayed from Kafka twice into empty stores: the same content twice.
 
-The second replay is cut otherwise (two processes, other shards, batches and epochs), so that what is the same
-does not follow from the same timing. What may differ, and why:
+The second replay is cut otherwise (two processes, other shards, small fetches, short epochs), so that what is
+the same does not follow from the same timing. What may differ, and why:
 
 - `updated_at` of a wallet is the clock's;
 - the entries of a stream of deltas are as many as wallets were sent, and only where they lead is the log's;
@@ -38,6 +38,16 @@ TABLES = ("usage_events", "usage_windows", "late_readings", "usage_charges", "de
 READ = ["usage-events", "account-events"]
 CREATE_TIME = {"message.timestamp.type": "CreateTime"}
 TIMEOUT_S = 100
+FETCHED_MAX = 60
+"""Records of a batch, and so of a fetch that asks for little."""
+OTHERWISE = {
+    "METERLINE_SHARDS": "5",
+    "METERLINE_EPOCH_S": "0.2",
+    "METERLINE_WALLET_FLUSH_MS": "10",
+    "METERLINE_POLL_INTERVAL_MS": "100",
+    "METERLINE_KAFKA_OPTIONS": '{"fetch.message.max.bytes": 1000, "queued.min.messages": 1}',
+}
+"""The log in small pieces, with epochs and flushes in between: some seconds for what takes a poll or two."""
 ZERO = Decimal(0)
 Row = dict[str, Any]
 Content = dict[str, Any]
@@ -94,15 +104,14 @@ def replays(written: Engines, tmp_path_factory: pytest.TempPathFactory) -> list[
         found.append(Replay(database, redis_url, f"dead-letters-{number}", processes))
     directory = tmp_path_factory.mktemp("replays")
     found[0].run(written, directory / "first")
-    otherwise = {"SHARDS": "5", "POLL_MESSAGES_MAX": "500", "EPOCH_S": "0.2", "WALLET_FLUSH_MS": "10"}
-    found[1].run(
-        written, directory / "second", **{f"METERLINE_{name}": value for name, value in otherwise.items()}
-    )
+    found[1].run(written, directory / "second", **OTHERWISE)
     return found
 
 
 def write(brokers: str, records: list[DayRecord]) -> None:
-    producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True})
+    producer = Producer(
+        {"bootstrap.servers": brokers, "enable.idempotence": True, "batch.num.messages": FETCHED_MAX}
+    )
     failures: list[str] = []
     for record in records:
         producer.produce(

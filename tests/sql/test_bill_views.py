@@ -42,7 +42,12 @@ def charge(amount: str | Decimal, version: int = 1, **columns: Any) -> dict[str,
 PRO: dict[str, Any] = {"plan_id": "pro", "currency": "EUR", "period_start": CHANGED, "period_end": DECEMBER}
 NOTHING: dict[str, Any] = {"events": 0, "quantity": D(0), "tiers": "[]"}
 DAY_2, DAY_3 = datetime(2026, 11, 2, tzinfo=UTC), datetime(2026, 11, 3, tzinfo=UTC)
-BIG: dict[str, Any] = {"external_customer_id": "big", "plan_id": "daily", "period_start": DAY_2, "period_end": DAY_3}
+BIG: dict[str, Any] = {
+    "external_customer_id": "big",
+    "plan_id": "daily",
+    "period_start": DAY_2,
+    "period_end": DAY_3,
+}
 VERSIONS = [
     charge("2"),
     charge("2.004", 1 << 52),
@@ -65,7 +70,8 @@ VERSIONS = [
 
 @pytest.fixture(scope="module")
 def charges(clickhouse: Client) -> Client:
-    """Each version in an insert of its own, so that no insert collapses them."""
+    """Each version in a part of its own: neither an insert nor a merge has collapsed them."""
+    clickhouse.command("SYSTEM STOP MERGES usage_charges")
     for row in VERSIONS:
         clickhouse.insert_arrow("usage_charges", pa.Table.from_pylist([row], schema=USAGE_CHARGES))
     return clickhouse
