@@ -118,19 +118,12 @@ def test_json_has_every_charge_with_its_tiers_as_texts(file: Path) -> None:
     assert ran.code == 0, ran.err
     names = ("meter_id", "model", "quantity", "free_units", "amount_unrounded", "amount", "tiers")
     tier_names = ("up_to", "quantity", "unit_amount", "flat_amount", "amount")
-    tiers = [("1000", "1000", "0.002", "0", "2"), (None, "504", "0.001", "5", "5.504")]
-    charges = [
+    parts = [("1000", "1000", "0.002", "0", "2"), (None, "504", "0.001", "5", "5.504")]
+    tiers = [dict(zip(tier_names, part, strict=True)) for part in parts]
+    charges: list[tuple[Any, ...]] = [
         ("", "flat", "0", "0", "49.504", "49.5", []),
         ("calls", "per_unit", "1228", "100", "0.564", "0.56", []),
-        (
-            "tokens",
-            "graduated",
-            "1500",
-            "0",
-            "7.5",
-            "7.5",
-            [dict(zip(tier_names, t, strict=True)) for t in tiers],
-        ),
+        ("tokens", "graduated", "1504", "0", "7.504", "7.5", tiers),
         ("seats", "package", "0", "0", "0", "0", []),
     ]
     assert json.loads(ran.out) == {
