@@ -198,25 +198,25 @@ def _pages(client: Client, selection: Selection, place: _Place, *, again: bool) 
 
 def _counted(
     client: Client, settings: Settings, selection: Selection, places: list[_Place]
-) -> frozenset[tuple[str, str]]:
-    """(tenant, id) of the selected usage events that are counted by now: sent again by their producer, or
-    read again by a flow that had stopped before it committed their rejection."""
+) -> frozenset[tuple[str, str, str]]:
+    """(tenant, customer, id) of the selected usage events that are counted by now: sent again by their
+    producer, or read again by a flow that had stopped before it committed their rejection."""
     if all(place.topic != settings.usage_topic for place in places):
         return frozenset()
     wanted = selection.parameters | {"topic": settings.usage_topic}
     rows = client.query(query("dead_letters_counted"), parameters=wanted).result_rows
-    return frozenset((tenant, event_id) for tenant, event_id in rows)
+    return frozenset((tenant, customer, event_id) for tenant, customer, event_id in rows)
 
 
-def _identity(letter: DeadLetter, settings: Settings) -> tuple[str, str] | None:
-    """(tenant, id) of a usage event; None of one that says neither, and of an account event."""
+def _identity(letter: DeadLetter, settings: Settings) -> tuple[str, str, str] | None:
+    """(tenant, customer, id) of a usage event; None of one that says neither, and of an account event."""
     if letter.topic != settings.usage_topic:
         return None
     try:
         event = examine(_Record(letter), LENIENT)
     except RefusedError:
         return None
-    return str(event.tenant_id), str(event.id)
+    return str(event.tenant_id), str(event.external_customer_id or event.customer_id), str(event.id)
 
 
 class _Record:

@@ -1,4 +1,7 @@
-"""Let each (tenant_id, id) through once: the first to reach its shard. Slice -> Slice without repeats.
+"""Let each (tenant_id, customer, id) through once: the first to arrive. Slice -> Slice without repeats.
+
+The customer is part of it because a shard sees only its own customers: an id that two of them share would
+be a repeat if their shards happened to be one, and a good event would be gone without a trace.
 
 An event is a repeat if the same id was let through and the two records were appended at most
 `horizon_s` apart, by the records' own append times in whole seconds; so neither the wall clock nor a
@@ -227,7 +230,7 @@ def dedupe(
     on_evicted: OnEvicted = _ignore,
     on_repeated: OnRepeated = _ignore,
 ) -> KeyedStream[Slice]:
-    """Drop events whose (tenant_id, id) was let through within the horizon.
+    """Drop events whose (tenant_id, customer, id) was let through within the horizon.
 
     :arg on_evicted: Called with the number of ids that `ids_max`, not the horizon, has just evicted.
     :arg on_repeated: Called with the number of events of a slice that were dropped.

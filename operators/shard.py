@@ -34,10 +34,14 @@ def tenant_hash(tenants: pa.DictionaryArray, strings: pa.StringArray) -> U64:
     """64-bit hash of (tenant, string) for each row: cityHash64 of the string, mixed with its tenant's."""
     by_code = city_hash64(tenants.dictionary) * _MIX
     mixed: U64 = city_hash64(strings) ^ by_code[tenants.indices.to_numpy(zero_copy_only=False)]
+    return _mixed(mixed)
+
+
+def _mixed(hashes: U64) -> U64:
     # fmix64's last steps: without them the low bits, which pick the shard, stay those of one factor.
-    mixed ^= mixed >> np.uint64(33)
-    mixed *= np.uint64(0xFF51AFD7ED558CCD)
-    return mixed ^ (mixed >> np.uint64(33))
+    hashes = hashes ^ (hashes >> np.uint64(33))
+    hashes *= np.uint64(0xFF51AFD7ED558CCD)
+    return hashes ^ (hashes >> np.uint64(33))
 
 
 class Herald:
@@ -75,7 +79,7 @@ class Sharder:
             events,
             rows,
             account[rows],
-            tenant_hash(tenants, events.column("id"))[rows],
+            _mixed(tenant_hash(tenants, events.column("id")) ^ (account * _MIX))[rows],
             _millis(events, "timestamp")[rows],
             _millis(events, "ingested_at")[rows],
             _reorder(batch.readings, rows),

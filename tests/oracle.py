@@ -96,7 +96,7 @@ def expected(records: Iterable[LogRecord], catalog_yaml: str, rules: Rules | Non
     ordered = sorted(records, key=lambda record: record.position)
     out = Expected()
     counted: list[Reading] = []
-    seen: dict[tuple[str, str], LogRecord] = {}
+    seen: dict[tuple[str, str, str], LogRecord] = {}
     with localcontext(prec=200):
         for record in ordered:
             if record.topic != rules.usage_topic:
@@ -163,14 +163,17 @@ def read_meters(event: Event, meters: list[dict[str, Any]]) -> list[Reading]:
     return readings
 
 
-def is_repeat(record: LogRecord, event: Event, seen: dict[tuple[str, str], LogRecord], rules: Rules) -> bool:
-    """Whether the id was let through at most the horizon ago; else it is taken from now on."""
-    first = seen.get((event.tenant_id, event.id))
+def is_repeat(
+    record: LogRecord, event: Event, seen: dict[tuple[str, str, str], LogRecord], rules: Rules
+) -> bool:
+    """Whether the customer's id was let through at most the horizon ago; else it is taken from now on."""
+    identity = event.tenant_id, event.external_customer_id, event.id
+    first = seen.get(identity)
     if first is not None:
         assert first.partition == record.partition, f"no order between two partitions: id {event.id!r}"
         if abs(record.append_ms // 1000 - first.append_ms // 1000) <= rules.dedupe_horizon_s:
             return True
-    seen[event.tenant_id, event.id] = record
+    seen[identity] = record
     return False
 
 

@@ -1,5 +1,5 @@
 -- Events that are counted under the id of a dead letter of a topic: sending that one again would be no repair.
-SELECT DISTINCT tenant_id, id
+SELECT DISTINCT tenant_id, external_customer_id, id
 FROM usage_events
 WHERE id IN
 (
