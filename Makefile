@@ -1,5 +1,7 @@
 # Meterline's commands. `make help` lists them.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first that runs: a version manager's shim may be on the PATH for a Python that is not installed.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
+	$$python -c "import venv" 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
