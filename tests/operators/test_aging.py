@@ -153,6 +153,29 @@ def test_nothing_is_forgotten_before_its_time() -> None:
     assert not account.forget(settled_ms + KEPT_MS + 2)
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_an_invoice_that_was_paid_long_ago_still_covers_a_period_to_which_usage_can_come(
+    *, used: bool
+) -> None:
+    account = Account()
+    if used:
+        account.use(BEGIN)
+    account.invoice(BEGIN, BEGIN)
+    for usage in account.ledger.usages.values():
+        usage.is_unsent = False
+    end_ms = ms(BEGIN.replace(month=2)) - 60_000
+    forget(account.ledger, YEAR_LATER_MS, end_ms)
+    account.use(BEGIN + DAY)
+    (wallet,) = account.ledger.wallets(YEAR_LATER_MS)
+    assert (wallet.usage, len(account.state.invoices)) == (Decimal(0), 1)
+    quantity = account.ledger.quantity(account.ledger.usages[ms(BEGIN), "starter", "tokens"])
+    assert quantity == Decimal(1 + used)
+    for usage in account.ledger.usages.values():
+        usage.is_unsent = False
+    forget(account.ledger, YEAR_LATER_MS, end_ms + 60_001)
+    assert (account.kept(), account.state.invoices) == ([], [])
+
+
 def test_a_forgotten_segment_is_not_begun_anew() -> None:
     account = Account()
     account.send("subscription_started", BEGIN, plan_id="starter")
@@ -161,6 +184,7 @@ def test_a_forgotten_segment_is_not_begun_anew() -> None:
     account.invoice(BEGIN, BEGIN + 40 * DAY)
     account.forget(YEAR_LATER_MS)
     assert account.kept() == []
+    assert [wallet.currency for wallet in account.ledger.wallets(YEAR_LATER_MS)] == ["USD"]  # to be sent again
     inputs = account.state.inputs
     account.use(BEGIN + DAY)
     assert account.kept() == []
