@@ -15,6 +15,7 @@ help: ## list the commands
 install: $(STAMP) ## install Meterline and its embedded engines into .venv
 
 $(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Meterline needs Python 3.11 or 3.12 on the PATH"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 13) else \
 	"Meterline needs Python 3.11 or 3.12 (Bytewax has no wheel for %d.%d). Name one: make PYTHON=python3.12 %s" % (v[0], v[1], "$(MAKECMDGOALS)"))'
 	@echo "==> installing into $(VENV) ($$($(PYTHON) --version))"

@@ -63,8 +63,8 @@ class SourceConfig:
     until_end: bool = False
     """End each part at the end of its log as seen at start."""
     batch_messages_max: int = 8_000
-    """Records of one batch. The steps behind pay some 5 ms a batch, whatever its size, so a backlog is read in
-    large ones; a flow that falls behind finds more at each poll, until it keeps up."""
+    """Records of one batch. The steps behind pay some 5 ms a batch, whatever its size, so a backlog is read
+    in large ones; a flow that falls behind finds more at each poll, until it keeps up."""
     poll_interval_ms: int = 20
     """A poll that does not fill its batch is followed by the next one after this time. It must stay far below
     the epoch interval: Bytewax can't end an epoch while a source sleeps."""

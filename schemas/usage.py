@@ -76,7 +76,7 @@ class MeteredBatch:
 class Slice:
     """One shard's part of a `MeteredBatch`; row i of each column is the same event, `events[rows[i]]`.
 
-    `rows` int64; `account` uint64: hash of (tenant, customer); `identity` uint64: hash of (tenant, customer, id);
+    `rows` int64; `account`, `identity` uint64: hashes of (tenant, customer) and of (tenant, customer, id);
     `at_ms`, `append_ms` int64: when it happened, when Kafka stored it. `readings.row` counts in `rows`.
     Slices of a batch share its `events`: gathering them (0.4 us an event) is left to the one who needs
     them whole. Empty slices carry progress only.
