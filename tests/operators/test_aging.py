@@ -184,7 +184,7 @@ def test_a_forgotten_segment_is_not_begun_anew() -> None:
     account.invoice(BEGIN, BEGIN + 40 * DAY)
     account.forget(YEAR_LATER_MS)
     assert account.kept() == []
-    assert [wallet.currency for wallet in account.ledger.wallets(YEAR_LATER_MS)] == ["USD"]  # to be sent again
+    assert [wallet.currency for wallet in account.ledger.wallets(YEAR_LATER_MS)] == ["USD"]  # sent again
     inputs = account.state.inputs
     account.use(BEGIN + DAY)
     assert account.kept() == []
