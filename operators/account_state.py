@@ -3,6 +3,9 @@
 It grows with open business only, such as usage that no invoice covers. What is settled leaves it
 (operators/aging.py); what remains of a customer for ever is an empty account: its names, its counts, and
 an amount for every currency, so that its versions go on and its wallets can be sent again.
+
+Structs are written as arrays, without their fields' names: an epoch's snapshot encodes every account that
+changed in it. A new field goes last, with a default.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ KEPT_MS = 90 * DAY_MS
 invoices paid or voided, the usage they cover."""
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, array_like=True):
     """One meter's usage in one segment; `meter_id` "" is the plan's own fee.
 
     `plan_id` "" is what a meter that never resets had in segments that are forgotten.
@@ -68,7 +71,7 @@ class Usage(msgspec.Struct):
         return self.events != 0 or bool(self.adjustments)
 
 
-class Grant(msgspec.Struct):
+class Grant(msgspec.Struct, array_like=True):
     """A credit, and what debits have left of it."""
 
     id: str
@@ -85,7 +88,7 @@ OPEN_MS = 1 << 62
 """When an open invoice was settled."""
 
 
-class Invoice(msgspec.Struct):
+class Invoice(msgspec.Struct, array_like=True):
     """An invoice and what is unpaid of it; a voided one covers nothing."""
 
     id: str
@@ -122,7 +125,7 @@ class Crossing(msgspec.Struct, array_like=True, frozen=True):
     is_low: bool = False
 
 
-class AccountState(msgspec.Struct):
+class AccountState(msgspec.Struct, array_like=True):
     """All that is kept of a customer, in plain values."""
 
     tenant_id: str

@@ -16,6 +16,7 @@ from operators.accounts import Accounts
 from operators.cells import Cells, pack, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
+from operators.snapshot_format import check_format
 from schemas.catalog import Catalog
 from schemas.usage import Watermark
 
@@ -122,9 +123,8 @@ class Shelf:
 
         :raises ValueError: if the bytes are of another format.
         """
+        check_format(snapshot, "bill", FORMAT)
         found = _SNAPSHOT.decode(snapshot)
-        if found.format != FORMAT:
-            raise ValueError(f"bill state has format {found.format}, this version reads {FORMAT}")
         shelf = Shelf(catalog)
         states = [_ACCOUNT.decode(blob) for blob in found.accounts]
         names = [(state.tenant_id, state.customer_id) for state in states]

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,15 @@ class RedisConfig:
         )
 
 
+KEYS_CACHED = 65_536
+"""Keys of wallets that are kept rather than put together again, at 3 us a row for its three."""
+
+
 class RedisEmptied(RuntimeError):  # noqa: N818 - named for what happened
     """Redis lost wallets that it had acknowledged. The process ends: its next start sends every wallet."""
 
 
+@lru_cache(maxsize=KEYS_CACHED)
 def wallet_key(tenant_id: str, external_customer_id: str, name: str) -> str:
     """`name`: a currency, `deltas` or `currencies`."""
     return f"wallet:{{{quoted(tenant_id)}:{quoted(external_customer_id)}}}:{quoted(name)}"
