@@ -20,9 +20,10 @@ import orjson
 from confluent_kafka import Producer
 
 from dataflows.workload import Produced, Workload
-from dataflows.workload_catalog import CURRENCY, workload_catalog
+from dataflows.workload_catalog import CURRENCY, PLAN, workload_catalog
 
 POLL_S = 0.05
+_PLANS = ("subscription_started", "subscription_changed", "subscription_ended")
 SPREAD_CUSTOMERS = "13579"
 """Customers whose name ends so have their events on all partitions."""
 
@@ -31,7 +32,28 @@ def crash_catalog() -> str:
     """The workload's catalog, with windows that close and are forgotten within a test."""
     catalog = workload_catalog().replace("allowed_lateness: 1h", "allowed_lateness: 5s", 2)
     assert catalog.count("allowed_lateness: 5s") == 2
-    return catalog
+    head, tail = catalog.split("default_plan:")
+    return f"{head}{_PRO}default_plan:{tail}"
+
+
+_PRO = """\
+  - id: pro
+    currency: EUR
+    charges:
+      - price: {model: flat, amount: "29"}
+      - meter: llm-tokens
+        free_units: "500"
+        price:
+          model: graduated
+          tiers: [{up_to: "5000", unit_amount: "0.003"}, {up_to: null, unit_amount: "0.001"}]
+      - meter: api-requests
+        price: {model: package, amount: "0.5", size: "10"}
+      - meter: storage
+        price:
+          model: volume
+          tiers: [{up_to: "100", unit_amount: "0.07"}, {up_to: null, unit_amount: "0.05"}]
+"""
+"""A plan that customers come to and leave while everything around it dies."""
 
 
 def spread(event: Produced) -> bytes:
@@ -40,7 +62,10 @@ def spread(event: Produced) -> bytes:
 
 
 def account_moves(workload: Workload, seed: int) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of account events without end: credits, debits, invoices and their payments, repeats."""
+    """Key and value of account events without end: money, invoices, plan changes, some of them twice.
+
+    Half of the plan changes contradict the account: they must be dead letters, and change nothing.
+    """
     chance = random.Random(f"moves {seed}")
     month = workload.start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     before = (month - timedelta(days=40)).replace(day=1)
@@ -57,10 +82,17 @@ def account_moves(workload: Workload, seed: int) -> Iterator[tuple[bytes, bytes]
             "tenant_id": chance.choice(workload.tenants),
             "external_customer_id": f"cust_{chance.randrange(workload.customers):06d}",
             "timestamp": workload.start.isoformat(timespec="milliseconds"),
-            "type": chance.choice(["credit_granted", "debit", "debit", "invoice_issued", "invoice_paid"]),
+            "type": chance.choice(
+                ["credit_granted", "debit", "debit", "invoice_issued", "invoice_paid", *_PLANS]
+            ),
             "amount": f"{chance.randrange(1, 10_000) / 100:.2f}",
             "currency": CURRENCY,
         }
+        if event["type"] in _PLANS:
+            del event["amount"], event["currency"]
+            event["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+            if event["type"] != "subscription_ended":
+                event["plan_id"] = chance.choice(["pro", PLAN])
         if event["type"] == "invoice_issued":
             event |= {"invoice_id": f"inv-{number}", "period_start": before.isoformat()}
             unpaid.append(event)
