@@ -39,6 +39,9 @@ _R = TypeVar("_R")
 CONSUME_MAX = 500
 """Messages of one call to librdkafka: 0.26 us each then, 0.55 in calls for 5,000 (facts/kafka.md)."""
 
+CLOSE_MAX_S = 5
+"""How long a consumer may take to close."""
+
 drain = threading.Event()
 """Set: every part of every source of this process ends at its next poll."""
 
@@ -197,7 +200,13 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
     @_logged
     def close(self) -> None:
         self._commit(self._snapshotted)
-        self._consumer.close()
+        # librdkafka has been seen to wait for ever here, for a commit that a broker that died never answered.
+        # Nothing depends on it: offsets are in the recovery store, and the process is about to end.
+        closing = threading.Thread(target=self._consumer.close, name="close-consumer", daemon=True)
+        closing.start()
+        closing.join(CLOSE_MAX_S)
+        if closing.is_alive():
+            _LOG.warning("%s/%d: the consumer does not close", self._topic, self._partition)
 
     def _poll(self) -> tuple[list[Message], bool]:
         """What librdkafka has fetched, up to the limit, and whether there may be more."""
