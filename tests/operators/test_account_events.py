@@ -59,7 +59,13 @@ def test_an_id_is_applied_once_and_again_after_it_was_forgotten_by_its_own_time(
     assert account.send("credit_granted", NOON + KEPT + MS, id="c", amount="7")
     assert account.wallet()[0] == 107
     assert account.ledger.state.inputs == 2
-    assert not account.send("credit_granted", NOON + KEPT + KEPT, id="c")
+    account.send("credit_granted", NOON + KEPT + MS, id="d")
+    account.send("credit_granted", NOON + 3 * KEPT, id="c")
+    assert list(account.ledger.state.applied) == [
+        "d",
+        "c",
+    ]  # oldest first: operators/aging.py stops at a newer one
+    assert not account.send("credit_granted", NOON + 4 * KEPT, id="c")
 
 
 @pytest.mark.parametrize("kind", ["started", "changed", "ended"])

@@ -186,6 +186,7 @@ def test_a_forgotten_segment_is_not_begun_anew() -> None:
     assert account.kept() == []
     assert [wallet.currency for wallet in account.ledger.wallets(YEAR_LATER_MS)] == ["USD"]  # sent again
     inputs = account.state.inputs
+    account.ledger = Ledger(CATALOG, account.state)  # as after a resume
     account.use(BEGIN + DAY)
     assert account.kept() == []
     assert account.state.inputs == inputs + 1
@@ -248,6 +249,18 @@ def test_standing_charges_begin_one_after_the_other_and_are_counted_once() -> No
         2,
         ms(BEGIN + 2 * DAY - timedelta(hours=1)),
     )
+
+
+def test_what_began_before_a_change_of_plan_was_heard_of_is_counted_as_if_it_had_been() -> None:
+    counts = []
+    for heard in (0, 3):
+        account = Account()
+        account.send("subscription_started", BEGIN, plan_id="daily")
+        begin_standing(account.ledger, ms(BEGIN + heard * DAY))
+        account.send("subscription_changed", BEGIN + DAY, plan_id="starter")
+        begin_standing(account.ledger, ms(BEGIN + 40 * DAY))
+        counts.append(account.state.transitions)
+    assert counts == [4, 4]  # two days of Berlin, the rest of January, February
 
 
 def test_an_account_in_which_nothing_is_settled_changes_seldom() -> None:

@@ -143,6 +143,19 @@ def test_usage_of_a_meter_that_left_the_catalog_stays_where_it_is() -> None:
     assert {name: str(amount) for name, amount in owed.items()} == {"c1": "11.58", "c2": "8.25"}
 
 
+def test_what_thresholds_were_compared_with_is_kept_also_when_nothing_else_changed() -> None:
+    text = CATALOG_YAML.replace(
+        "  - id: starter\n", "  - id: starter\n    thresholds: [{kind: spend, amount: 1}]\n"
+    )
+    catalog, told = load_catalog(text), []
+    for state in bill_states(told_story()):
+        first = Bills(BillConfig(catalog), Shelf.restore(state, catalog))
+        told.append(sorted(alert.external_customer_id for alert in first.wallets(0)[1]))
+        second = Bills(BillConfig(catalog), Shelf.restore(first.dump(), catalog))
+        assert second.wallets(0)[1] == []
+    assert sorted(name for names in told for name in names) == ["c1", "c2"]
+
+
 def test_a_resumed_shard_sends_every_wallet_and_the_charges_that_were_not_sent() -> None:
     for state in bill_states(told_story()):
         bills = Bills(BillConfig(CATALOG), Shelf.restore(state, CATALOG))

@@ -91,6 +91,33 @@ def test_a_fee_of_the_default_plan_stands_or_falls_with_the_periods_usage() -> N
     assert (old.holds, found.id) == (False, "free")
 
 
+def test_a_fee_that_fell_stands_again_when_late_usage_comes() -> None:
+    account = Account()
+    account.use("free", NOVEMBER + DAY, "1")
+    free = account.usage("free", NOVEMBER)
+    account.send("subscription_started", NOVEMBER + DAY, plan_id="weekly")
+    free.events = 0  # moved to the subscription, as operators/movable.py does
+    assert account.used() == {"USD": 0}
+    account.use("free", NOVEMBER, "1")
+    assert account.used() == {"USD": 5}
+    assert account.usage("", NOVEMBER).is_unsent
+
+
+def test_an_anchor_that_changes_within_the_minute_changes_the_period() -> None:
+    account = Account()
+    account.send(
+        "subscription_started", NOVEMBER, plan_id="starter", period_anchor=(NOVEMBER - DAY).isoformat()
+    )
+    account.use("free", NOVEMBER, "1")
+    anchored = {"plan_id": "starter", "period_anchor": (NOVEMBER - 2 * DAY).isoformat()}
+    account.send("subscription_changed", NOVEMBER + timedelta(seconds=30), **anchored)
+    free = account.usage("free", NOVEMBER)
+    assert (free.period_ms, free.end_ms) == (ms(NOVEMBER - 2 * DAY), ms(NOVEMBER + 29 * DAY))
+    bill = {"amount": "7", "period_start": (NOVEMBER - 2 * DAY).isoformat()}
+    account.send("invoice_issued", NOVEMBER + 29 * DAY, **bill)
+    assert account.used() == {"USD": 0}
+
+
 def test_a_flat_price_for_a_meter_is_owed_once_a_segment_whatever_the_quantity() -> None:
     account = Account()
     account.send("subscription_started", NOVEMBER, plan_id="weekly")
@@ -112,9 +139,9 @@ def test_a_meter_that_never_resets_adds_up_and_a_late_reading_changes_what_came_
     account.use("stored", NOVEMBER + 30 * DAY, "8")
     assert account.used() == {"USD": 10 + 1 + 3}
     account.use("stored", NOVEMBER - DAY, "4")
+    assert account.used() == {"USD": 15 + 1 + 2 + 4}
     october, november, december = (NOVEMBER - 31 * DAY, NOVEMBER, NOVEMBER + 30 * DAY)
     assert [account.priced("stored", at)[0] for at in (october, november, december)] == [4, 8, 16]
-    assert account.used() == {"USD": 15 + 1 + 2 + 4}
 
 
 def test_distinct_values_of_a_meter_that_never_resets_are_counted_once() -> None:
