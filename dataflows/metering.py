@@ -32,6 +32,7 @@ from dataflows import operator_metrics as metrics
 from dataflows.catalogs import read_catalog
 from dataflows.settings import Settings
 from dataflows.sources import KafkaConfig, KafkaSource, SourceConfig, install_drain_handler
+from operators.account_state import DAY_MS
 from operators.bill import bill
 from operators.bills import BillConfig
 from operators.ceiling import Ceiling, CeilingConfig
@@ -121,7 +122,11 @@ def build_flow(
     account_config = DecodeAccountsConfig(shards, settings.event_bytes_max)
     moved = decode_accounts("decode_accounts", accounts, config=account_config)
     bill_config = BillConfig(
-        catalog, settings.wallet_flush_ms, charge_flush_ms=settings.window_flush_ms, shards=shards
+        catalog,
+        settings.wallet_flush_ms,
+        charge_flush_ms=settings.window_flush_ms,
+        shards=shards,
+        event_age_max_ms=settings.event_age_max_d * DAY_MS,
     )
     on_held = metrics.ACCOUNTS_HELD.inc
     billed = bill("bill", counted, moved.slices, config=bill_config, now=now, on_held=on_held)
