@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from schemas.events import APPEND_MS_MAX
+
 INVALID_MS = -1
-TIMESTAMP_MS_MAX = int(datetime(2300, 1, 1, tzinfo=UTC).timestamp()) * 1000 - 1
+TIMESTAMP_MS_MAX = APPEND_MS_MAX
 
 Milliseconds = npt.NDArray[np.int64]
 

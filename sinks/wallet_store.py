@@ -29,6 +29,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
+from schemas import money
 from schemas.wallets import WalletRow
 from sinks.failures import Fault, StoreRefuses, brief, redis_fault
 
@@ -98,10 +99,7 @@ def decimal_text(value: Decimal) -> str:
     """The canonical text that the script computes with."""
     if not value.is_finite():
         raise ValueError(f"{value} is not an amount")
-    text = format(value, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+    return money.decimal_text(value)
 
 
 def rfc3339(at_ms: int) -> str:
