@@ -13,14 +13,14 @@ import numpy as np
 
 from operators.account_state import AccountState
 from operators.accounts import Accounts
-from operators.cells import Cells, pack, unpack
+from operators.cells import Cells, StoredCells, pack, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
 from operators.snapshot_format import check_format
 from schemas.catalog import Catalog
 from schemas.usage import Watermark
 
-FORMAT = 1
+FORMAT = 2
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -32,12 +32,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     accounts: list[msgspec.Raw]
     unsent: list[int]
     """Numbers of the accounts with charges that were not sent yet."""
-    key: bytes
-    events: bytes
-    lo: bytes
-    hi: bytes
-    sketch_keys: list[int]
-    sketches: list[bytes]
+    recent: StoredCells
     usage_watermark: tuple[int, dict[str, int]]
     account_watermark: tuple[int, dict[str, int]]
 
@@ -96,7 +91,6 @@ class Shelf:
                 for usage in self.ledgers[number].state.usages:
                     usage.is_stored = True
                 self._encoded[number] = _ENCODER.encode(self.ledgers[number].state)
-        recent = self.recent
         return _ENCODER.encode(
             _Snapshot(
                 FORMAT,
@@ -106,12 +100,7 @@ class Shelf:
                 self.accounts.hashes.tobytes(),
                 [msgspec.Raw(blob) for blob in self._encoded],
                 sorted(self.unsent),
-                recent.key.tobytes(),
-                recent.events.tobytes(),
-                recent.lo.tobytes(),
-                recent.hi.tobytes(),
-                list(recent.sketches),
-                [sketch.state() for sketch in recent.sketches.values()],
+                self.recent.dump(),
                 (self.usage_watermark.at_ms, dict(self.usage_watermark.sources)),
                 (self.account_watermark.at_ms, dict(self.account_watermark.sources)),
             )
@@ -141,16 +130,7 @@ class Shelf:
         return shelf
 
     def _restore_recent(self, found: _Snapshot) -> None:
-        recent = self.recent
-        recent.key = np.frombuffer(found.key, np.uint64)
-        recent.events = np.frombuffer(found.events, np.int64).copy()
-        recent.lo = np.frombuffer(found.lo, np.uint64).copy()
-        recent.hi = np.frombuffer(found.hi, np.int64).copy()
-        recent.dirty = np.zeros(len(recent.key), np.bool_)
-        recent.sketches = {
-            key: UniqueSketch.from_state(sketch)
-            for key, sketch in zip(found.sketch_keys, found.sketches, strict=True)
-        }
+        recent = self.recent = Cells.restore(found.recent)
         today = {meter.id: index for index, meter in enumerate(self.catalog.meters)}
         if list(today) != found.meters:
             account, meter, minute = unpack(recent.key)

@@ -11,15 +11,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 
 from operators.accounts import Accounts
 from operators.aggregate import add, group, locate, sum_by_group
 from operators.hyperloglog import UniqueSketch
+from operators.levels import Level
+from operators.token_sets import TokenSets
 from schemas.usage import I64, MINUTE_MS, U16, U64, Mask
 
 MINUTE_BITS, METER_BITS = 28, 12
 METERS_MAX = 1 << METER_BITS
+NEW_MAX = 1_024
+"""New cells of a small shard that wait to be merged; of a larger one, an eighth of all."""
 _MINUTE_MASK = np.uint64((1 << MINUTE_BITS) - 1)
 _METER_MASK = np.uint64(METERS_MAX - 1)
 _METER_SHIFT = np.uint64(MINUTE_BITS)
@@ -88,54 +94,170 @@ def sum_by_key(key: U64, lo: U64, hi: I64, token: U64) -> Folded:
     return Folded(unique, sum_lo, sum_hi, starts, ends, order, token[order])
 
 
+class StoredCells(msgspec.Struct, array_like=True):
+    """Cells in a snapshot. Columns as in `Level`, as little-endian bytes; 34 bytes a cell."""
+
+    key: memoryview
+    events: memoryview
+    lo: memoryview
+    hi: memoryview
+    dirty: memoryview
+    is_counting: memoryview
+    """bool: which cells count distinct tokens. Of these, in order:"""
+    counts: memoryview
+    """int32, how many tokens, or -1 of a large set;"""
+    tokens: memoryview
+    """uint64, all small sets' tokens, one after the other;"""
+    large: list[bytes]
+    """the states of the large sets."""
+
+
 class Cells:
-    """Totals by key. Columns, sorted by `key`: key uint64, events int64, lo uint64, hi int64, dirty bool."""
+    """Totals by key. Its columns: key uint64, events int64, lo uint64, hi int64, dirty bool; sorted by key.
+
+    New cells wait in a level of their own until that has an eighth of all: to put a few among a million
+    would copy the million. Reading a column merges the levels first.
+    """
 
     def __init__(self) -> None:
-        self.key: U64 = np.empty(0, np.uint64)
-        self.events: I64 = np.empty(0, np.int64)
-        self.lo: U64 = np.empty(0, np.uint64)
-        self.hi: I64 = np.empty(0, np.int64)
-        self.dirty: Mask = np.empty(0, np.bool_)
-        self.sketches: dict[int, UniqueSketch] = {}
+        self._old = self._new = Level.begun(np.empty(0, np.uint64))
+        self._tokens = TokenSets()
 
     def __len__(self) -> int:
-        return len(self.key)
+        return len(self._old) + len(self._new)
+
+    @property
+    def key(self) -> U64:
+        return self._merged().key
+
+    @property
+    def events(self) -> I64:
+        return self._merged().events
+
+    @property
+    def lo(self) -> U64:
+        return self._merged().lo
+
+    @property
+    def hi(self) -> I64:
+        return self._merged().hi
+
+    @property
+    def dirty(self) -> Mask:
+        return self._merged().dirty
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether any cell changed since `take_dirty`."""
+        return bool(self._old.dirty.any() or self._new.dirty.any())
 
     def add(self, folded: Folded, unique_meters: Mask) -> None:
         """Add folded readings; meters marked in `unique_meters` also keep their distinct tokens."""
-        at, found = locate(self.key, folded.key)
-        hit = at[found]
-        self.events[hit] += folded.events[found]
-        self.lo[hit], self.hi[hit] = add(self.lo[hit], self.hi[hit], folded.lo[found], folded.hi[found])
-        self.dirty[hit] = True
+        at, found = locate(self._old.key, folded.key)
+        if found.all():
+            self._add(self._old, at, folded, unique_meters)
+            return
+        self._add(self._old, at[found], folded.select(found), unique_meters)
+        rest = folded.select(~found)
+        at, found = locate(self._new.key, rest.key)
         if not found.all():
-            new = ~found
-            at = np.searchsorted(self.key, folded.key[new])
-            self.key = np.insert(self.key, at, folded.key[new])
-            self.events = np.insert(self.events, at, folded.events[new])
-            self.lo = np.insert(self.lo, at, folded.lo[new])
-            self.hi = np.insert(self.hi, at, folded.hi[new])
-            self.dirty = np.insert(self.dirty, at, True)
-        _, meter, _ = unpack(folded.key)
-        for i in np.flatnonzero(unique_meters[meter]).tolist():
-            key = int(folded.key[i])
-            sketch = self.sketches.get(key)
-            if sketch is None:
-                sketch = self.sketches[key] = UniqueSketch()
-            sketch.add(folded.tokens[folded.starts[i] : folded.ends[i]])
+            self._new = self._new.merged(Level.begun(rest.key[~found]))
+            at = np.searchsorted(self._new.key, rest.key)
+        self._add(self._new, at, rest, unique_meters)
+        if len(self._new) > max(NEW_MAX, len(self._old) // 8):
+            self._merged()
+
+    def take_dirty(self) -> Level:
+        """What changed since the last call, now clean."""
+        changed = []
+        for level in (self._old, self._new):
+            at = np.flatnonzero(level.dirty)
+            changed.append(level.rows(at))
+            level.dirty[at] = False
+        return changed[0].merged(changed[1])
+
+    def states(self, level: Level) -> pa.BinaryArray:
+        """The uniqCombined64 states of cells; that of no values where a meter does not count them."""
+        return self._tokens.states(level.sets)
+
+    def uniques(self, key: int) -> UniqueSketch:
+        """The distinct tokens of a cell, not to be changed; none if its meter did not count them."""
+        level = self._merged()
+        number = int(level.sets[np.searchsorted(level.key, np.uint64(key))])
+        return UniqueSketch() if number < 0 else self._tokens.sketch(number)
 
     def select(self, keep: Mask) -> None:
         """Forget all cells but these."""
-        for key in self.key[~keep].tolist():
-            self.sketches.pop(key, None)
-        self.key, self.events = self.key[keep], self.events[keep]
-        self.lo, self.hi, self.dirty = self.lo[keep], self.hi[keep], self.dirty[keep]
+        self._replace(self._merged().rows(keep))
 
     def rekey(self, key: U64) -> None:
         """Give the cells new keys, in their present order (accounts or meters were renumbered)."""
-        moved = dict(zip(self.key.tolist(), key.tolist(), strict=True))
-        self.sketches = {moved[old]: sketch for old, sketch in self.sketches.items()}
         order = np.argsort(key)
-        self.key, self.events = key[order], self.events[order]
-        self.lo, self.hi, self.dirty = self.lo[order], self.hi[order], self.dirty[order]
+        level = self._merged().rows(order)
+        level.key = key[order]
+        self._replace(level)
+
+    def _replace(self, level: Level) -> None:
+        counting = np.flatnonzero(level.sets >= 0)
+        self._tokens.keep(level.sets[counting])
+        level.sets[counting] = np.arange(len(counting))
+        self._old = level
+
+    def _merged(self) -> Level:
+        if len(self._new):
+            self._old, self._new = self._old.merged(self._new), Level.begun(np.empty(0, np.uint64))
+        return self._old
+
+    def _add(self, level: Level, at: I64, folded: Folded, unique_meters: Mask) -> None:
+        """Add to the cells at these rows."""
+        level.events[at] += folded.events
+        level.lo[at], level.hi[at] = add(level.lo[at], level.hi[at], folded.lo, folded.hi)
+        level.dirty[at] = True
+        _, meter, _ = unpack(folded.key)
+        counting = np.flatnonzero(unique_meters[meter])
+        if not len(counting):
+            return
+        rows = at[counting]
+        fresh = rows[level.sets[rows] < 0]
+        if len(fresh):
+            level.sets[fresh] = self._tokens.begin(len(fresh))
+        lengths, ends = folded.events[counting], folded.ends[counting]
+        offsets = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths), lengths)
+        tokens = folded.tokens[np.repeat(ends, lengths) + offsets]
+        self._tokens.add(np.repeat(level.sets[rows], lengths), tokens)
+
+    def dump(self) -> StoredCells:
+        """The cells as they go into a snapshot: views of the columns, to be encoded at once."""
+        level = self._merged()
+        is_counting = level.sets >= 0
+        counts, tokens, large = self._tokens.dump(level.sets[is_counting])
+        return StoredCells(
+            level.key.data,
+            level.events.data,
+            level.lo.data,
+            level.hi.data,
+            level.dirty.data,
+            is_counting.data,
+            counts.astype(np.int32).data,
+            tokens.data,
+            large,
+        )
+
+    @staticmethod
+    def restore(stored: StoredCells) -> Cells:
+        """What `dump` gave, copied."""
+        is_counting = np.frombuffer(stored.is_counting, np.bool_)
+        cells, sets = Cells(), np.full(len(is_counting), -1, np.int64)
+        sets[is_counting] = np.arange(int(is_counting.sum()))
+        cells._old = Level(
+            np.frombuffer(stored.key, np.uint64).copy(),
+            np.frombuffer(stored.events, np.int64).copy(),
+            np.frombuffer(stored.lo, np.uint64).copy(),
+            np.frombuffer(stored.hi, np.int64).copy(),
+            np.frombuffer(stored.dirty, np.bool_).copy(),
+            sets,
+        )
+        counts = np.frombuffer(stored.counts, np.int32).astype(np.int64)
+        tokens = np.frombuffer(stored.tokens, np.uint64).copy()
+        cells._tokens = TokenSets.restore(counts, tokens, stored.large)
+        return cells

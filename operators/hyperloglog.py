@@ -30,7 +30,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schemas.usage import U64
+from schemas.usage import I64, U64
 
 Registers: TypeAlias = npt.NDArray[np.uint8]
 
@@ -68,6 +68,19 @@ class UniqueSketch:
         sketch = cls()
         sketch._state = _canonical(state)
         return sketch
+
+    @classmethod
+    def of_own_state(cls, state: bytes) -> UniqueSketch:
+        """Take what `state` gave, unchecked: checking registers takes 1 ms."""
+        sketch = cls()
+        sketch._state = state
+        return sketch
+
+    @classmethod
+    def of_ascending(cls, hashes: U64) -> UniqueSketch:
+        """The sketch of up to 4096 distinct hashes, in ascending order."""
+        head, head_bytes = heads(np.array([len(hashes)]))
+        return cls.of_own_state(head[0, : head_bytes[0]].tobytes() + hashes.tobytes())
 
     def add(self, hashes: U64) -> None:
         """Count values by their `cityHash64`; those seen before change nothing."""
@@ -164,12 +177,21 @@ def _buckets_and_ranks(hashes: U64) -> tuple[npt.NDArray[np.intp], Registers]:
     return buckets, np.minimum(ranks, np.uint8(_RANK_MAX))
 
 
+def heads(counts: I64) -> tuple[npt.NDArray[np.uint8], I64]:
+    """What stands before the hashes of states with so many, up to 4096: (bytes, how many of the three)."""
+    is_long = counts >= 0x80  # the varuint takes two bytes
+    head = np.zeros((len(counts), 3), np.uint8)
+    head[:, 0] = np.where(counts <= _SMALL_MAX, _SMALL, _MEDIUM)
+    head[:, 1] = counts & 0x7F | is_long << 7
+    head[:, 2] = counts >> 7
+    return head, 2 + is_long
+
+
 def _encode_hashes(hashes: set[int]) -> bytes:
     n = len(hashes)
-    if n <= _SMALL_MAX:
+    if n <= _SMALL_MAX:  # a fifth of the time that numpy takes
         return struct.pack(f"<BB{n}Q", _SMALL, n, *sorted(hashes))
-    head = (_MEDIUM, n) if n < 0x80 else (_MEDIUM, n & 0x7F | 0x80, n >> 7)
-    return bytes(head) + np.sort(np.fromiter(hashes, "<u8", n)).tobytes()
+    return UniqueSketch.of_ascending(np.sort(np.fromiter(hashes, np.uint64, n))).state()
 
 
 def _encode_registers(registers: Registers) -> bytes:

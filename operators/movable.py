@@ -94,7 +94,7 @@ class Movable:
         for row in rows:
             segment = ledger.segment_at(row.at_ms)
             if row.meter.id == usage.meter_id and segment is not None and segment.key == usage.key[:2]:
-                usage.uniques.merge(self._shelf.recent.sketches[row.key])
+                usage.uniques.merge(self._shelf.recent.uniques(row.key))
 
     def settle(self) -> None:
         """Forget the minutes that nothing can move any more."""
@@ -108,6 +108,6 @@ class Movable:
             ledger.settle_uniques(
                 self._meters[int(meter[at])],
                 int(minute[at]) * MINUTE_MS,
-                recent.sketches[int(recent.key[at])],
+                recent.uniques(int(recent.key[at])),
             )
         recent.select(movable)

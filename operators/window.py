@@ -25,15 +25,13 @@ from typing_extensions import override
 
 from operators.aggregate import from_limbs
 from operators.cells import Part, fold, pack, unpack
-from operators.hyperloglog import UniqueSketch
+from operators.levels import Level
 from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
 from schemas.usage import I64, MINUTE_MS, Mask, Slice
 
 GENERATION_SHIFT = 40
 """A version is `generation << 40 | readings`: up to a million million readings a window."""
-
-_EMPTY_STATE = UniqueSketch().state()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,7 @@ class Windows:
     def __init__(self, state: WindowState, generation: int) -> None:
         self.state = state
         self._generation = generation
+        self._meter_ids = pa.array([m.id for m in state.meters], pa.string())
         self._window_ms: I64 = np.array([m.window_ms for m in state.meters], np.int64)
         self._lateness_ms: I64 = np.array([m.lateness_ms for m in state.meters], np.int64)
         self._unique: Mask = np.array([m.unique for m in state.meters], np.bool_)
@@ -92,7 +91,7 @@ class Windows:
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self._buffer) or bool(self.state.cells.dirty.any())
+        return bool(self._buffer) or self.state.cells.is_dirty
 
     @property
     def is_forgetful(self) -> bool:
@@ -103,30 +102,26 @@ class Windows:
         """The changed windows (`schemas.arrow.USAGE_WINDOWS`), after which closed ones are forgotten."""
         self.fold()
         cells, upserts = self.state.cells, None
-        if cells.dirty.any():
-            upserts = self._upserts(np.flatnonzero(cells.dirty))
-            cells.dirty[:] = False
+        if cells.is_dirty:
+            upserts = self._upserts(cells.take_dirty())
         if self.is_forgetful:
             self._forget()
         return upserts
 
-    def _upserts(self, at: I64) -> pa.RecordBatch:
-        cells, state = self.state.cells, self.state
-        account, meter, minute = unpack(cells.key[at])
-        names = [state.accounts.names[i] for i in account.tolist()]
-        sketches = map(cells.sketches.get, cells.key[at].tolist())
-        uniques = [_EMPTY_STATE if sketch is None else sketch.state() for sketch in sketches]
-        version = (self._generation << GENERATION_SHIFT) | cells.events[at]
+    def _upserts(self, changed: Level) -> pa.RecordBatch:
+        account, meter, minute = unpack(changed.key)
+        tenants, customers = self.state.accounts.columns(account)
+        version = (self._generation << GENERATION_SHIFT) | changed.events
         return pa.RecordBatch.from_arrays(
             [
-                pa.array([tenant for tenant, _ in names], pa.string()),
-                pa.array([state.meters[i].id for i in meter.tolist()], pa.string()),
-                pa.array([customer for _, customer in names], pa.string()),
+                tenants,
+                self._meter_ids.take(pa.array(meter)),
+                customers,
                 pa.array(minute * 60).view(arrow.TIMESTAMP_S),
                 pa.array((self._window_ms[meter] // 1000).astype(np.uint32)),
-                pa.array(cells.events[at].astype(np.uint64)),
-                from_limbs(cells.lo[at], cells.hi[at]),
-                pa.array(uniques, pa.binary()),
+                pa.array(changed.events.astype(np.uint64)),
+                from_limbs(changed.lo, changed.hi),
+                self.state.cells.states(changed),
                 pa.array(version.astype(np.uint64)),
             ],
             schema=arrow.USAGE_WINDOWS,
@@ -140,8 +135,6 @@ class Windows:
         if not open_.all():
             cells.select(open_)
         self._forget_at_ms = int(closes_ms[open_].min()) if len(cells) else 0
-        for sketch in cells.sketches.values():
-            sketch.compact()
         account, meter, minute = unpack(cells.key)
         used = np.unique(account)
         if len(state.accounts) > 2 * len(used) + 1024:
@@ -155,7 +148,7 @@ class Windows:
         return pa.RecordBatch.from_arrays(
             [
                 events.column("tenant_id").cast(pa.string()),
-                pa.array([self.state.meters[i].id for i in meter.tolist()], pa.string()),
+                self._meter_ids.take(pa.array(meter)),
                 events.column("external_customer_id"),
                 pa.array(start_ms[late] // 1000).view(arrow.TIMESTAMP_S),
                 pa.array((self._window_ms[meter] // 1000).astype(np.uint32)),

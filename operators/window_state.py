@@ -1,7 +1,6 @@
 """A shard's windows as bytes, and back: plain columns, a format version first, no class names.
 
-Layout: msgpack array of `_Snapshot`'s fields. Columns are little-endian numpy bytes, sorted by key;
-`sketches` are (key, uniqCombined64 state) of COUNT_UNIQUE cells.
+Layout: msgpack array of `_Snapshot`'s fields; the cells' is `operators.cells.StoredCells`.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ import msgspec
 import numpy as np
 
 from operators.accounts import Accounts
-from operators.cells import METERS_MAX, Cells, pack, unpack
-from operators.hyperloglog import UniqueSketch
+from operators.cells import METERS_MAX, Cells, StoredCells, pack, unpack
 from operators.snapshot_format import check_format
 from schemas.meters import AggregationType, Meter
 from schemas.usage import Watermark
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +58,14 @@ class _Snapshot(msgspec.Struct, array_like=True):
     tenants: list[str]
     customers: list[str]
     account_hashes: bytes
-    key: bytes
-    events: bytes
-    lo: bytes
-    hi: bytes
-    dirty: bytes
-    sketch_keys: list[int]
-    sketches: list[bytes]
+    cells: StoredCells
     watermark_ms: int
     sources: dict[str, int]
 
 
 def dump(state: WindowState) -> bytes:
     """The state as immutable bytes; the caller has folded what was buffered."""
-    cells, passed_ms = state.cells, state.watermark.at_ms
+    passed_ms = state.watermark.at_ms
     return msgspec.msgpack.encode(
         _Snapshot(
             FORMAT,
@@ -84,13 +76,7 @@ def dump(state: WindowState) -> bytes:
             [tenant for tenant, _ in state.accounts.names],
             [customer for _, customer in state.accounts.names],
             state.accounts.hashes.tobytes(),
-            cells.key.tobytes(),
-            cells.events.tobytes(),
-            cells.lo.tobytes(),
-            cells.hi.tobytes(),
-            cells.dirty.tobytes(),
-            list(cells.sketches),
-            [sketch.state() for sketch in cells.sketches.values()],
+            state.cells.dump(),
             state.watermark.at_ms,
             dict(state.watermark.sources),
         )
@@ -110,18 +96,9 @@ def restore(snapshot: bytes, meters: Sequence[WindowedMeter]) -> WindowState:
             list(zip(found.tenants, found.customers, strict=True)),
             np.frombuffer(found.account_hashes, np.uint64),
         ),
-        watermark=Watermark(found.watermark_ms, found.sources),
+        Cells.restore(found.cells),
+        Watermark(found.watermark_ms, found.sources),
     )
-    cells = state.cells
-    cells.key = np.frombuffer(found.key, np.uint64)
-    cells.events = np.frombuffer(found.events, np.int64).copy()
-    cells.lo = np.frombuffer(found.lo, np.uint64).copy()
-    cells.hi = np.frombuffer(found.hi, np.int64).copy()
-    cells.dirty = np.frombuffer(found.dirty, np.bool_).copy()
-    cells.sketches = {
-        key: UniqueSketch.from_state(sketch)
-        for key, sketch in zip(found.sketch_keys, found.sketches, strict=True)
-    }
     _adopt_meters(state, [WindowedMeter(*meter) for meter in found.meters])
     return state
 
