@@ -1,13 +1,17 @@
-"""A wallet: what one customer has left in one currency, as of one moment of the stream; and its alerts."""
+"""A wallet: what one customer has left in one currency, as of one moment of the stream; and its alerts.
+
+As msgpack, both are arrays of their fields in this order, without names: a sink's state is made of them, so
+another order or number of fields is another format there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class WalletRow:
+
+class WalletRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The whole wallet, absolute: `available = balance - unpaid_invoices - usage`."""
 
     tenant_id: str
@@ -24,8 +28,7 @@ class WalletRow:
     """The newest append time folded in, ms since 1970."""
 
 
-@dataclass(frozen=True, slots=True)
-class WalletAlert:
+class WalletAlert(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A threshold that a wallet crossed: see operators/thresholds.py."""
 
     id: str

@@ -8,11 +8,11 @@ same id: a reader that must not act twice remembers ids. `sinks.live_alerts` pub
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 
 import orjson
+from msgspec import structs
 
 from schemas.money import decimal_text
 from schemas.wallets import WalletAlert
@@ -24,7 +24,7 @@ STEP = "wallet_alerts"
 
 def alert_json(alert: WalletAlert) -> bytes:
     """The alert: amounts and version as text, as every JSON parser keeps them, and `as_of` as RFC 3339."""
-    values = {one.name: getattr(alert, one.name) for one in fields(alert)}
+    values = structs.asdict(alert)
     values["as_of"] = rfc3339(values.pop("as_of_ms"))
     values["version"] = str(alert.version)
     texts = {name: decimal_text(v) if isinstance(v, Decimal) else v for name, v in values.items()}

@@ -18,20 +18,40 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from schemas import money
 from schemas.wallets import WalletRow
 from sinks.failures import Fault, StoreRefuses, brief, redis_fault
+from sinks.wallet_commands import (
+    Commands,
+    argument,
+    decimal_text,
+    deltas_channel,
+    quoted,
+    rfc3339,
+    wallet_key,
+)
+
+__all__ = [
+    "RedisConfig",
+    "RedisEmptied",
+    "WalletStore",
+    "WalletView",
+    "decimal_text",
+    "deltas_channel",
+    "quoted",
+    "read_wallet",
+    "rfc3339",
+    "wallet_key",
+]
 
 MARKER = "meterline:wallets:marker"
 MARKER_TTL_S = 7 * 86_400
@@ -39,9 +59,6 @@ MARKER_TTL_S = 7 * 86_400
 
 STALE, SAME_AMOUNTS, PUBLISHED = 0, 1, 2
 """What the script answers."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_QUOTED = str.maketrans({char: f"%{ord(char):02X}" for char in "%{}:"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,37 +90,8 @@ class RedisConfig:
         )
 
 
-KEYS_CACHED = 65_536
-"""Keys of wallets that are kept rather than put together again, at 3 us a row for its three."""
-
-
 class RedisEmptied(RuntimeError):  # noqa: N818 - named for what happened
     """Redis lost wallets that it had acknowledged. The process ends: its next start sends every wallet."""
-
-
-@lru_cache(maxsize=KEYS_CACHED)
-def wallet_key(tenant_id: str, external_customer_id: str, name: str) -> str:
-    """`name`: a currency, `deltas` or `currencies`."""
-    return f"wallet:{{{quoted(tenant_id)}:{quoted(external_customer_id)}}}:{quoted(name)}"
-
-
-def deltas_channel(tenant_id: str) -> str:
-    return f"wallet-deltas:{quoted(tenant_id)}"
-
-
-def quoted(name: str) -> str:
-    return name.translate(_QUOTED)
-
-
-def decimal_text(value: Decimal) -> str:
-    """The canonical text that the script computes with."""
-    if not value.is_finite():
-        raise ValueError(f"{value} is not an amount")
-    return money.decimal_text(value)
-
-
-def rfc3339(at_ms: int) -> str:
-    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class WalletStore:
@@ -119,7 +107,7 @@ class WalletStore:
         self._counted = 0
         self._redis: Redis | None = None
         self._script = ""
-        self._sha = ""
+        self._commands: Commands | None = None
 
     def apply(self, rows: Sequence[WalletRow]) -> list[int]:
         """The script's answer to each row. Redis applies a row twice as once, so all may be sent again.
@@ -141,42 +129,45 @@ class WalletStore:
         if self._redis is None:
             self._script = Path(__file__).with_name("wallets.lua").read_text()
             self._redis = self._config.connect()
-        if not self._sha:
-            self._sha = str(self._redis.script_load(self._script))
+        if self._commands is None:
+            self._commands = Commands(str(self._redis.script_load(self._script)), self._config.deltas_max)
         if not self._counted:
             self._begin_marker(self._redis)
-        updated_at = rfc3339(self._now_ms())
-        pipeline = self._redis.pipeline(transaction=False)
-        for row in rows:
-            pipeline.evalsha(self._sha, 3, *self._arguments(row, updated_at))
-        pipeline.incr(self._marker)
-        pipeline.expire(self._marker, MARKER_TTL_S)
-        *answers, counted, _ = pipeline.execute(raise_on_error=False)
+        updated_at = argument(rfc3339(self._now_ms()))
+        make = self._commands.apply
+        commands = "".join([make(row, updated_at) for row in rows]).encode()
+        *answers, counted, _ = self._exchange(self._redis, commands, len(rows))
         self._check_marker(counted)
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer, Exception):
                 self._fail(row, answer)
         return answers
 
-    def _arguments(self, row: WalletRow, updated_at: str) -> tuple[str | int, ...]:
-        tenant_id, customer = row.tenant_id, row.external_customer_id
-        return (
-            wallet_key(tenant_id, customer, row.currency),
-            wallet_key(tenant_id, customer, "deltas"),
-            wallet_key(tenant_id, customer, "currencies"),
-            row.version,
-            decimal_text(row.balance),
-            decimal_text(row.unpaid_invoices),
-            decimal_text(row.usage),
-            decimal_text(row.available),
-            row.currency,
-            rfc3339(row.as_of_ms),
-            updated_at,
-            deltas_channel(tenant_id),
-            tenant_id,
-            customer,
-            self._config.deltas_max,
-        )
+    def _exchange(self, redis: Redis, commands: bytes, count: int) -> list[Any]:
+        """The answers to commands, then to counting this batch; a refused one's is the exception.
+
+        As redis-py's own pipeline does it, without what that does for each command: 3 us rather than 30.
+        """
+        pool = redis.connection_pool
+        connection = pool.get_connection()
+        answers: list[Any] = []
+        try:
+            mark = [("INCR", self._marker), ("EXPIRE", self._marker, MARKER_TTL_S)]
+            packed = connection.pack_commands(mark)  # type: ignore[no-untyped-call]
+            connection.send_packed_command([commands, *packed])  # type: ignore[no-untyped-call]
+            read = connection.read_response
+            for _ in range(count + len(mark)):
+                try:
+                    answers.append(read())
+                except ResponseError as error:
+                    answers.append(error)
+        except BaseException:
+            # The next command must not read this one's answers.
+            connection.disconnect()  # type: ignore[no-untyped-call]
+            raise
+        finally:
+            pool.release(connection)
+        return answers
 
     def _begin_marker(self, redis: Redis) -> None:
         """Before the first rows: Redis may lose its data while it takes them."""
@@ -195,7 +186,7 @@ class WalletStore:
 
     def _fail(self, row: WalletRow, error: Exception) -> None:
         if isinstance(error, NoScriptError):
-            self._sha = ""
+            self._commands = None
         if redis_fault(error) is Fault.TRANSIENT:
             raise error
         key = wallet_key(row.tenant_id, row.external_customer_id, row.currency)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import redis
+from msgspec import structs
 
 from dataflows.embedded import Redis
 from schemas.wallets import WalletAlert
@@ -34,7 +35,7 @@ def part_of(config: RedisConfig, state: bytes | None = None) -> LiveAlertsPart:
 
 
 def numbered(count: int) -> list[WalletAlert]:
-    return [replace(ALERT, id=f"acme/cust%2F1/USD/low_balance:10/down/{n}") for n in range(count)]
+    return [structs.replace(ALERT, id=f"acme/cust%2F1/USD/low_balance:10/down/{n}") for n in range(count)]
 
 
 def published(client: redis.Redis) -> list[str]:

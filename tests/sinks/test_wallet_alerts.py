@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from msgspec import structs
 
 from dataflows.embedded import Kafka
 from schemas.wallets import WalletAlert
@@ -35,7 +35,7 @@ def test_an_alert_is_json_under_its_wallet_with_its_id(kafka_engine: Kafka) -> N
     sink = WalletAlertsSink({"bootstrap.servers": kafka_engine.address}, name, 2)
     parts = [sink.build_part("wallet_alerts", key, None) for key in sink.list_parts()]
     parts[0].write_batch([[ALERT]])
-    parts[1].write_batch([[replace(ALERT, direction="up")], []])
+    parts[1].write_batch([[structs.replace(ALERT, direction="up")], []])
     for part in parts:
         part.snapshot()
     first, second = read(kafka_engine, name, 2)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from redis import Redis
 from redis.crc import key_slot
 
@@ -56,7 +57,7 @@ def deltas(redis: Redis, row: WalletRow) -> list[tuple[Decimal, Decimal, int]]:
 
 
 def test_a_wallet_is_what_the_last_row_says(store: WalletStore, redis: Redis) -> None:
-    row = replace(wallet("c", "75.50"), balance=Decimal(100), usage=Decimal("24.50"), version=7)
+    row = structs.replace(wallet("c", "75.50"), balance=Decimal(100), usage=Decimal("24.50"), version=7)
     assert store.apply([row]) == [PUBLISHED]
     (view,) = read_wallet(redis, "acme", "c")
     assert (view.balance, view.unpaid_invoices, view.usage) == (Decimal(100), Decimal(0), Decimal("24.50"))
@@ -82,7 +83,7 @@ def test_the_same_version_of_another_interleaving_is_the_truth(store: WalletStor
 
 def test_a_newer_version_of_the_same_amounts_is_not_published(store: WalletStore, redis: Redis) -> None:
     row = wallet("same", "10", version=1)
-    assert store.apply([row, replace(row, version=2)]) == [PUBLISHED, SAME_AMOUNTS]
+    assert store.apply([row, structs.replace(row, version=2)]) == [PUBLISHED, SAME_AMOUNTS]
     assert read_wallet(redis, "acme", "same")[0].version == 2
     assert len(deltas(redis, row)) == 1
 
@@ -90,8 +91,8 @@ def test_a_newer_version_of_the_same_amounts_is_not_published(store: WalletStore
 def test_amounts_that_move_within_a_wallet_are_published_with_delta_0(
     store: WalletStore, redis: Redis
 ) -> None:
-    used = replace(wallet("moved", "10", version=1), balance=Decimal(15), usage=Decimal(5))
-    owed = replace(used, usage=Decimal(0), unpaid_invoices=Decimal(5), version=2)
+    used = structs.replace(wallet("moved", "10", version=1), balance=Decimal(15), usage=Decimal(5))
+    owed = structs.replace(used, usage=Decimal(0), unpaid_invoices=Decimal(5), version=2)
     assert store.apply([used, owed]) == [PUBLISHED, PUBLISHED]
     assert deltas(redis, used) == [(Decimal(10), Decimal(10), 1), (Decimal(0), Decimal(10), 2)]
 
@@ -108,7 +109,7 @@ def test_versions_are_compared_to_the_last_bit(store: WalletStore, redis: Redis)
 
 
 def test_each_currency_is_a_wallet(store: WalletStore, redis: Redis) -> None:
-    store.apply([wallet("two", "1"), replace(wallet("two", "2"), currency="EUR")])
+    store.apply([wallet("two", "1"), structs.replace(wallet("two", "2"), currency="EUR")])
     assert [(view.currency, view.available) for view in read_wallet(redis, "acme", "two")] == [
         ("EUR", Decimal(2)),
         ("USD", Decimal(1)),
@@ -195,7 +196,7 @@ def test_deltas_are_exact_and_add_up_to_available(
 ) -> None:
     customer, model = next(customers), Model()
     rows = [
-        replace(
+        structs.replace(
             wallet(customer, "0", version=version), balance=balance, usage=usage, available=balance - usage
         )
         for version, balance, usage in history

@@ -18,6 +18,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, run_main
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from redis import Redis as Client
 
 from dataflows.embedded import Redis
@@ -149,8 +150,8 @@ def test_of_one_wallet_the_highest_version_waits_and_the_later_of_equal_ones(
             [[wallet("w", "1", version=2), wallet("w", "2", version=1), wallet("w", "3", version=2)]]
         )
         euros = [
-            replace(wallet("w", "4", version=2), currency="EUR"),
-            replace(wallet("w", "5"), currency="EUR"),
+            structs.replace(wallet("w", "4", version=2), currency="EUR"),
+            structs.replace(wallet("w", "5"), currency="EUR"),
         ]
         part.write_batch([euros])
         assert [(row.currency, row.available) for row in rows_of_state(part.snapshot())] == [
