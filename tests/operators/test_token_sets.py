@@ -1,0 +1,113 @@
+"""Sets of tokens in one array against a Python set each, and their states against `UniqueSketch`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators import token_sets
+from operators.hyperloglog import EMPTY_STATE, EXACT_MAX, UniqueSketch
+from operators.token_sets import TokenSets
+from schemas.usage import I64
+
+tokens = st.one_of(st.integers(0, 12), st.integers(2**64 - 3, 2**64 - 1), st.integers(0, 2**64 - 1))
+added = st.lists(st.tuples(st.integers(0, 5), tokens), min_size=1, max_size=30)
+turns = st.lists(st.one_of(added, st.sampled_from(["read", "forget", "crash"])), max_size=12)
+
+
+def state_of(values: set[int]) -> bytes:
+    sketch = UniqueSketch()
+    sketch.add(np.array(list(values), np.uint64))
+    return sketch.state()
+
+
+def add(sets: TokenSets, found: list[tuple[int, int]]) -> None:
+    numbers = np.array([number for number, _ in found], np.int64)
+    sets.add(numbers, np.array([token for _, token in found], np.uint64))
+
+
+def every(model: list[set[int]]) -> I64:
+    return np.arange(len(model))
+
+
+@pytest.mark.parametrize("small_max", [1, 3, 256])
+@pytest.mark.parametrize("waiting_max", [0, 20, 1 << 16])
+def test_a_set_holds_what_was_added_to_it(small_max: int, waiting_max: int) -> None:
+    @settings(max_examples=25, deadline=None)
+    @given(turns)
+    def holds(story: list[list[tuple[int, int]] | str]) -> None:
+        sets, model = TokenSets(), [set[int]() for _ in range(6)]
+        sets.begin(len(model))
+        for turn in story:
+            if isinstance(turn, list):
+                add(sets, turn)
+                for number, token in turn:
+                    model[number].add(token)
+            elif turn == "read":
+                assert sets.states(every(model)).to_pylist() == [state_of(values) for values in model]
+            elif turn == "crash":
+                sets = TokenSets.restore(*sets.dump(every(model)))
+            else:
+                model = model[::-1][: max(1, len(model) - 1)]
+                sets.keep(np.arange(len(model) + 1)[::-1][: len(model)])
+                sets.begin(6 - len(model))
+                model += [set() for _ in range(6 - len(model))]
+        assert sets.states(every(model)).to_pylist() == [state_of(values) for values in model]
+        assert [sets.sketch(number).state() for number in range(6)] == [state_of(v) for v in model]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_sets, "SMALL_MAX", small_max)
+        patch.setattr(token_sets, "WAITING_MAX", waiting_max)
+        holds()
+
+
+@pytest.mark.parametrize("n", [1, 16, 17, 127, 128, 255, 256, 257, EXACT_MAX, EXACT_MAX + 1])
+def test_a_state_is_the_sketchs_to_the_byte(n: int) -> None:
+    values = np.random.default_rng(n).integers(0, 2**64, n, np.uint64)
+    sets = TokenSets()
+    sets.begin(3)
+    for part in np.array_split(values, 5):
+        sets.add(np.full(len(part), 1), part)
+        sets.states(np.array([1]))
+    sketch = UniqueSketch()
+    sketch.add(values)
+    assert sets.states(np.array([0, 1, -1, 2, 1])).to_pylist() == [
+        EMPTY_STATE,
+        sketch.state(),
+        EMPTY_STATE,
+        EMPTY_STATE,
+        sketch.state(),
+    ]
+    assert len(sets.states(np.empty(0, np.int64))) == 0
+
+
+def test_states_that_a_column_cannot_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = TokenSets()
+    sets.begin(1)
+    sets.add(np.zeros(3, np.int64), np.arange(3, dtype=np.uint64))
+    monkeypatch.setattr(token_sets, "_STATE_BYTES_MAX", 3 * 26 - 1)
+    assert len(sets.states(np.zeros(2, np.int64))) == 2
+    with pytest.raises(OverflowError, match="3 changed cells take 78 bytes"):
+        sets.states(np.zeros(3, np.int64))
+
+
+def test_sets_that_grow_leave_no_more_behind_than_they_have() -> None:
+    sets, count = TokenSets(), 100
+    sets.begin(count)
+    for token in range(200):
+        sets.add(np.arange(count), np.full(count, token, np.uint64))
+        sets.states(np.arange(1))
+        assert len(sets._heap) <= 4 * count * (token + 1)
+    assert sets.dump(np.arange(count))[0].tolist() == [200] * count
+
+
+def test_what_was_dumped_does_not_change_with_the_sets() -> None:
+    sets = TokenSets()
+    sets.begin(2)
+    add(sets, [(0, 1), (1, 2), (1, 3)])
+    counts, tokens_, large = sets.dump(np.arange(2))
+    add(sets, [(0, 7), (1, 8)])
+    sets.states(np.arange(2))
+    assert (counts.tolist(), tokens_.tolist(), large) == ([1, 2], [1, 2, 3], [])
