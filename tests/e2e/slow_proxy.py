@@ -8,35 +8,49 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 
 CHUNK_BYTES = 1 << 16
 
 
+@dataclass(frozen=True)
+class SlowProxy:
+    """Where to connect to, and whether anything comes back from there."""
+
+    port: int
+    answering: threading.Event = field(default_factory=threading.Event)
+    """Answers are let through while it is set; before, they wait."""
+
+
 @contextmanager
-def slow_proxy(port: int, delay_s: float) -> Iterator[int]:
-    """A port that leads to `port`; what comes back from there is `delay_s` late, at full bandwidth."""
+def slow_proxy(port: int, delay_s: float) -> Iterator[SlowProxy]:
+    """A port that leads to `port`, once it is `answering`: each answer `delay_s` late, at full bandwidth."""
     with ExitStack() as open_sockets, socket.create_server(("127.0.0.1", 0)) as listener:
-        accepting = threading.Thread(
-            target=_accept, args=(listener, port, delay_s, open_sockets), daemon=True
-        )
+        proxy = SlowProxy(int(listener.getsockname()[1]))
+
+        def accept() -> None:
+            with suppress(OSError):  # shut down: the test is over
+                while True:
+                    near = open_sockets.enter_context(listener.accept()[0])
+                    far = open_sockets.enter_context(socket.create_connection(("127.0.0.1", port)))
+                    at_once = threading.Event()
+                    at_once.set()
+                    for way in ((near, far, 0.0, at_once), (far, near, delay_s, proxy.answering)):
+                        threading.Thread(target=_forward, args=way, daemon=True).start()
+
+        accepting = threading.Thread(target=accept, daemon=True)
         accepting.start()
-        yield int(listener.getsockname()[1])
-        with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        accepting.join()
+        try:
+            yield proxy
+        finally:
+            proxy.answering.set()  # so that no thread waits for ever
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
 
 
-def _accept(listener: socket.socket, port: int, delay_s: float, open_sockets: ExitStack) -> None:
-    with suppress(OSError):  # shut down: the test is over
-        while True:
-            near = open_sockets.enter_context(listener.accept()[0])
-            far = open_sockets.enter_context(socket.create_connection(("127.0.0.1", port)))
-            threading.Thread(target=_forward, args=(near, far, 0.0), daemon=True).start()
-            threading.Thread(target=_forward, args=(far, near, delay_s), daemon=True).start()
-
-
-def _forward(source: socket.socket, target: socket.socket, delay_s: float) -> None:
-    """Every chunk leaves `delay_s` after it came; the next is read meanwhile."""
+def _forward(source: socket.socket, target: socket.socket, delay_s: float, is_open: threading.Event) -> None:
+    """Every chunk leaves `delay_s` after it came, if `is_open`; the next is read meanwhile."""
     late: deque[tuple[float, bytes]] = deque()
     filled = threading.Condition()
 
@@ -47,6 +61,7 @@ def _forward(source: socket.socket, target: socket.socket, delay_s: float) -> No
                     filled.wait_for(lambda: late)
                     at, chunk = late.popleft()
                 time.sleep(max(0.0, at - time.monotonic()))
+                is_open.wait()
                 if not chunk:
                     target.shutdown(socket.SHUT_WR)
                     return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +19,7 @@ from tests.e2e.load import Load, crash_catalog
 from tests.e2e.slow_proxy import slow_proxy
 from tests.e2e.stores import compare
 
-EVENTS = 30_000
+BACKLOG = 10_000
 DELAY_S = 0.2
 
 
@@ -168,46 +167,33 @@ def test_a_broker_that_hangs_is_waited_for(started: Engines, tmp_path: Path) -> 
     check(started)
 
 
-def test_a_slow_redis_does_not_slow_metering(started: Engines, tmp_path: Path) -> None:
+def test_metering_does_not_wait_for_a_slow_redis(started: Engines, tmp_path: Path) -> None:
+    """Everything is read, metered and stored before Redis's first answer, so its speed can't depend on how
+    late answers are. Then they come, each 200 ms late, while more is written: the wallets are exact."""
     load = Load(started.kafka_brokers, seed=28)
-    load.write(EVENTS)
+    load.write(BACKLOG)
     load.flush()
-    with slow_proxy(started.redis.port, DELAY_S) as port:
-        slow_url = started.redis_url.replace(f":{started.redis.port}/", f":{port}/")
-        rates: dict[str, list[float]] = {started.redis_url: [], slow_url: []}
-        for turn in range(2):  # the machine is not alone: the better of two counts
-            for url, measured in rates.items():
-                directory = tmp_path / f"{turn}-{'slow' if url == slow_url else 'fast'}"
-                directory.mkdir()
-                measured.append(
-                    metering_rate(Job(started, directory, crash_catalog(), {"METERLINE_REDIS_URL": url}))
-                )
-    best = {url: max(measured) for url, measured in rates.items()}
-    assert best[slow_url] > 0.7 * best[started.redis_url], rates
+    with slow_proxy(started.redis.port, DELAY_S) as slow_redis:
+        url = started.redis_url.replace(f":{started.redis.port}/", f":{slow_redis.port}/")
+        # It never gives an answer up: a sink that waited for one would wait until this test fails.
+        settings = {"METERLINE_REDIS_URL": url, "METERLINE_REDIS_TIMEOUT_S": "600"}
+        job = Job(started, tmp_path, crash_catalog(), settings)
+        job.start()
+        wait_until(lambda: differing_tables(started) == {"wallets"}, "all but the wallets", timeout_s=120)
+        assert wallet_versions(started) == 0, "a wallet went through before any answer"
+        slow_redis.answering.set()
+        for _ in range(5):
+            versions = wallet_versions(started)
+            load.write(500)
+            load.flush()
+            wait_until(lambda seen=versions: wallet_versions(started) > seen, "wallets, slowly")  # type: ignore[misc]
+        assert job.drain() == [0], job.log()
+        job.run_until_end()
     check(started)
 
 
-def metering_rate(job: Job) -> float:
-    """Records a second from the first to the last, as /metrics counts what is read; a flow that is held
-    back stops reading."""
-    job.start()
-    seen: list[tuple[float, float]] = []
-    deadline = time.monotonic() + 60
-    while not seen or seen[-1][1] < EVENTS:
-        assert job.is_running(), job.log()
-        assert time.monotonic() < deadline, f"{seen[-1:]} after 60 s:\n{job.log()}"
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{job.ports[0]}/metrics", timeout=5) as page:
-                lines = [line for line in page.read().decode().splitlines() if line.startswith(RECORDS)]
-        except OSError:
-            time.sleep(0.02)
-            continue
-        seen.append((time.monotonic(), sum(float(line.rpartition(" ")[2]) for line in lines)))
-        time.sleep(0.02)
-    assert job.drain() == [0], job.log()
-    began = next(at for at, records in seen if records > 0)
-    before = next(records for _, records in seen if records > 0)
-    return (seen[-1][1] - before) / max(0.02, seen[-1][0] - began)
-
-
-RECORDS = "meterline_source_records_total{"
+def differing_tables(started: Engines) -> set[str]:
+    """What is not yet as the oracle expects it of the log as it is now."""
+    truth, found = compare(started, crash_catalog())
+    assert truth.wallets
+    return set(found.found)
