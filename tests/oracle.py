@@ -1,9 +1,9 @@
 """What the flow must give, computed from the whole list of Kafka records by the most obvious code possible.
 
-`expected(records, catalog_yaml)` -> rejects, raw rows, windows, late readings, charges, wallets.
+`expected(records, catalog_yaml)` -> rejects, raw rows, windows, late readings, charges, wallets, thresholds.
 It shares no code with the flow, not even the catalog's: where both agree, they agree on DESIGN.md section 5.
 Rejects come before dedupe, so a rejected event does not take its id and its repair may be sent under it.
-Accounts, prices and wallets are judged in tests/oracle_accounts.py.
+Accounts, prices and wallets are judged in tests/oracle_accounts.py, thresholds in tests/oracle_thresholds.py.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tests.oracle_events import (
     read_quantity,
 )
 from tests.oracle_prices import round_money
+from tests.oracle_thresholds import Standing, ThresholdKey
 
 __all__ = [
     "Charge",
@@ -87,6 +88,7 @@ class Expected:
     """By position and meter_id."""
     charges: dict[ChargeKey, Charge] = field(default_factory=dict)
     wallets: dict[WalletKey, Wallet] = field(default_factory=lambda: defaultdict(Wallet))
+    thresholds: dict[ThresholdKey, Standing] = field(default_factory=dict)
 
 
 def expected(records: Iterable[LogRecord], catalog_yaml: str, rules: Rules | None = None) -> Expected:

@@ -29,6 +29,7 @@ from tests.oracle_prices import (
     round_money,
     segment_at,
 )
+from tests.oracle_thresholds import standings
 
 if TYPE_CHECKING:
     from tests.oracle import Expected, Reading
@@ -95,6 +96,10 @@ class Books:
     invoices: dict[str, Invoice] = field(default_factory=dict)
     adjustments: list[tuple[str, datetime, Decimal]] = field(default_factory=list)
     applied: dict[str, datetime] = field(default_factory=dict)
+    credits_worth: dict[str, Decimal] = field(default_factory=dict)
+    """By currency, of all together just after the last was granted."""
+    thresholds_set: dict[str, list[list[Json]]] = field(default_factory=lambda: defaultdict(list))
+    """By currency, each time that the customer's own were set."""
 
 
 def bill(
@@ -112,6 +117,9 @@ def bill(
         used[reading.event.tenant_id, reading.event.external_customer_id].append(reading)
     for account in {**used, **books}:
         price_account(out, account, books[account], used[account], catalog=catalog, now=now)
+    for (tenant_id, customer, currency), wallet in out.wallets.items():
+        for name, standing in standings(books[tenant_id, customer], currency, wallet, catalog, now).items():
+            out.thresholds[tenant_id, customer, currency, name] = standing
 
 
 # Account events, one after the other
@@ -129,6 +137,7 @@ def apply(books: dict[Account, Books], record: LogRecord, catalog: Json) -> None
         "invoice_paid": pay,
         "invoice_voided": void,
         "adjustment": adjust,
+        "thresholds_set": set_thresholds,
     }
     if event["type"] not in kinds:
         raise RejectedError("account_event_invalid")
@@ -168,6 +177,8 @@ def grant(book: Books, event: Json, at: datetime, appended: datetime, catalog: J
     book.credits.append(
         Credit(event["id"], currency, amount - paid, at, expires, int(event.get("priority", 100)))
     )
+    alive = [one for one in book.credits if one.currency == currency and one.expires > at]
+    book.credits_worth[currency] = sum((one.left for one in alive), ZERO)
 
 
 def debit(book: Books, event: Json, at: datetime, appended: datetime, catalog: Json) -> None:
@@ -221,6 +232,10 @@ def adjust(book: Books, event: Json, at: datetime, appended: datetime, catalog: 
     segment = segment_at(book.phases, start, catalog)
     impossible(segment is None or segment.end < appended - KEPT)
     book.adjustments.append((event["meter_id"], start, Decimal(event["quantity"])))
+
+
+def set_thresholds(book: Books, event: Json, at: datetime, appended: datetime, catalog: Json) -> None:
+    book.thresholds_set[event["currency"]].append(event["thresholds"])
 
 
 def price_account(

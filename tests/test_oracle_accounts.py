@@ -12,6 +12,7 @@ import pytest
 from tests.oracle import LogRecord, Rules, expected
 from tests.oracle_accounts import Charge, Wallet
 from tests.oracle_prices import cost, period_of
+from tests.oracle_thresholds import Standing
 
 CATALOG = """
 meters:
@@ -138,6 +139,35 @@ def test_debits_use_credits_by_priority_then_soonest_expiry_and_one_that_expired
     assert expected(log.records, CATALOG).wallets["t", "c", "USD"].balance == 10  # b and half of c are used
     log.add("2026-11-10T13:00:00Z", type="debit", amount="11", currency="USD")
     assert expected(log.records, CATALOG).wallets["t", "c", "USD"].balance == -1
+
+
+def test_thresholds_stand_where_the_wallet_ends() -> None:
+    """A credit of 40 after an overdraft of 10 is worth 30: of them 24 are 80 %."""
+    log = Log()
+    low, spend = {"kind": "low_balance", "percent": "80"}, {"kind": "spend", "amount": "10", "id": "fee"}
+    set_to: dict[str, Any] = {"type": "thresholds_set", "currency": "EUR"}
+    log.add(
+        "2026-11-10T12:00:00Z", **set_to, thresholds=[low, spend, {"kind": "low_balance", "amount": "30"}]
+    )
+    money: dict[str, Any] = {"currency": "EUR", "type": "debit"}
+    log.add("2026-11-10T12:01:00Z", **money, amount="10")
+    log.add("2026-11-10T12:02:00Z", **money | {"type": "credit_granted"}, amount="40")
+    assert standings_of(log) == {
+        "low_balance:80pct": Standing("low_balance", is_beyond=False, is_told=False, is_steady=True),
+        "low_balance:30": Standing("low_balance", is_beyond=True, is_told=False, is_steady=True),
+        "fee": Standing("spend", is_beyond=False, is_told=False, is_steady=True),
+    }
+    log.add("2026-11-10T12:03:00Z", **money, amount="6")
+    assert standings_of(log)["low_balance:80pct"].is_told
+    log.add("2026-11-10T12:04:00Z", **set_to, thresholds=[low])
+    assert standings_of(log) == {
+        "low_balance:80pct": Standing("low_balance", is_beyond=True, is_told=False, is_steady=False)
+    }
+
+
+def standings_of(log: Log, currency: str = "EUR") -> dict[str, Standing]:
+    found = expected(log.records, CATALOG).thresholds
+    return {name: standing for (*_, wallet, name), standing in found.items() if wallet == currency}
 
 
 @pytest.mark.parametrize(

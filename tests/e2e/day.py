@@ -1,7 +1,7 @@
 """A day of six customers, minute by minute: usage, and everything that an account event can do.
 
 `Day(date)` -> Kafka records, each with the moment at which it is appended (the topics have CreateTime, so
-that a whole day is written in a second). Plans of all five price models, in four currencies and time zones.
+that a whole day is written in a second). Their plans: tests/e2e/day_catalog.py.
 The last record of all is an account event: by then both topics have passed the day.
 """
 
@@ -19,77 +19,6 @@ import orjson
 USAGE_EVENTS = 4000
 SPREAD = "eve"
 """The customer whose events are on all partitions, so that each replay meets them in another order."""
-
-CATALOG = """
-meters:
-  - id: tokens
-    event_name: llm_tokens
-    aggregation: {type: SUM, field: tokens}
-    filters: [{key: model, values: [large, small]}]
-  - {id: calls, event_name: api_call, aggregation: {type: COUNT}, window: 5m}
-  - {id: users, event_name: llm_tokens, aggregation: {type: COUNT_UNIQUE, field: user_id}, window: 1h}
-  - id: latency
-    event_name: api_call
-    aggregation: {type: AVG, field: latency_ms}
-    window: 15m
-    on_missing: skip
-  - id: stored-gb
-    event_name: storage
-    aggregation: {type: SUM, field: gb}
-    window: 1d
-    reset_usage: NEVER
-plans:
-  - id: free
-    currency: USD
-    charges:
-      - {meter: tokens, price: {model: per_unit, unit_amount: "0.00003"}, free_units: 5000}
-      - {meter: stored-gb, price: {model: per_unit, unit_amount: "0.23"}}
-  - id: starter
-    currency: USD
-    billing_period: DAILY
-    charges:
-      - {price: {model: flat, amount: "4.99"}}
-      - meter: tokens
-        free_units: 1000
-        price:
-          model: graduated
-          tiers:
-            - {up_to: 10000, unit_amount: "0.002", flat_amount: 1}
-            - {up_to: 50000, unit_amount: "0.0015"}
-            - {up_to: null, unit_amount: "0.001", flat_amount: "0.5"}
-      - {meter: calls, price: {model: package, amount: "0.75", size: 25}}
-      - {meter: stored-gb, price: {model: per_unit, unit_amount: "0.11"}}
-  - id: business
-    currency: EUR
-    billing_period: DAILY
-    timezone: Europe/Berlin
-    charges:
-      - {price: {model: flat, amount: 49}}
-      - meter: tokens
-        price:
-          model: volume
-          tiers: [{up_to: 40000, unit_amount: "0.0011", flat_amount: 3}, {up_to: null, unit_amount: "0.0007"}]
-      - {meter: users, price: {model: package, amount: 10, size: 7}}
-      - {meter: latency, price: {model: flat, amount: "0.99"}}
-  - id: yen
-    currency: JPY
-    billing_period: WEEKLY
-    timezone: Asia/Tokyo
-    charges:
-      - {meter: tokens, price: {model: per_unit, unit_amount: "0.0305"}}
-      - {meter: latency, price: {model: per_unit, unit_amount: "1.7"}}
-  - id: dinar
-    currency: BHD
-    billing_period: MONTHLY
-    timezone: Asia/Bahrain
-    charges:
-      - {price: {model: flat, amount: "12.5"}}
-      - meter: calls
-        price:
-          model: volume
-          tiers: [{up_to: 100, unit_amount: "0.0125"}, {up_to: null, unit_amount: "0.0101"}]
-default_plan: free
-"""
 
 CUSTOMERS = (
     ("acme", "ana"),
@@ -200,6 +129,8 @@ class Day:
     def _dan(self) -> None:
         """A month in dinars from an anchor on, told nine minutes late, and back to the default plan."""
         anchor = rfc3339(self.at("00:00", "Asia/Bahrain") - timedelta(days=3))
+        low = {"id": "in-debt", "kind": "low_balance", "amount": "-1"}
+        self._event("dan", "02:00", "thresholds_set", currency="BHD", thresholds=[low])
         self._event("dan", "03:00", "subscription_started", lag_s=540, plan_id="dinar", period_anchor=anchor)
         self._event("dan", "04:00", "credit_granted", amount="3.005", currency="BHD")
         self._event("dan", "16:00", "subscription_ended")

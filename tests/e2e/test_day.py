@@ -6,7 +6,9 @@ the same does not follow from the same timing. What may differ, and why:
 - `updated_at` of a wallet is the clock's;
 - the entries of a stream of deltas are as many as wallets were sent, and only where they lead is the log's;
 - a charge of nothing may be left of a plan that turned out not to hold: usage that was read before the event
-  that changes the plan was charged to the old one, and ClickHouse keeps the row that takes it back.
+  that changes the plan was charged to the old one, and ClickHouse keeps the row that takes it back;
+- which crossings of a threshold were seen, and so which alerts were told. What must be equal of them is where
+  they end (tests/oracle_thresholds.py), and each is told once, in Kafka and in Redis, with the same content.
 """
 
 from __future__ import annotations
@@ -29,13 +31,16 @@ from redis import Redis
 from dataflows.embedded import Engines, engines
 from sinks.clickhouse import ClickHouseConfig
 from sinks.wallet_store import MARKER
-from tests.e2e.day import CATALOG, Day, DayRecord
+from tests.e2e.alerts import alerts_in_kafka, alerts_in_redis, threshold_of, wrong_alerts
+from tests.e2e.day import Day, DayRecord
+from tests.e2e.day_catalog import CATALOG
 from tests.e2e.job import TOPICS, Job
 from tests.e2e.stores import differences, read_log
 from tests.oracle import Charge, ChargeKey, Expected, expected
 
 TABLES = ("usage_events", "usage_windows", "late_readings", "usage_charges", "dead_letters")
 READ = ["usage-events", "account-events"]
+WRITTEN = ["dead-letters", "wallet-alerts"]
 CREATE_TIME = {"message.timestamp.type": "CreateTime"}
 TIMEOUT_S = 100
 FETCHED_MAX = 60
@@ -60,6 +65,7 @@ class Replay:
     clickhouse_url: str
     redis_url: str
     dead_letter_topic: str
+    alert_topic: str
     processes: int
 
     def run(self, started: Engines, directory: Path, **settings: str) -> None:
@@ -68,6 +74,7 @@ class Replay:
             "METERLINE_CLICKHOUSE_URL": self.clickhouse_url,
             "METERLINE_REDIS_URL": self.redis_url,
             "METERLINE_DEAD_LETTER_TOPIC": self.dead_letter_topic,
+            "METERLINE_ALERT_TOPIC": self.alert_topic,
         }
         job = Job(started, directory, CATALOG, places | settings)
         job.start("--until-end", "--migrate", processes=self.processes)
@@ -79,7 +86,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     """Engines whose broker has the log of yesterday, and nothing else."""
     with engines(tmp_path_factory.mktemp("day") / "engines") as started:
         admin = AdminClient({"bootstrap.servers": started.kafka_brokers})
-        counts = TOPICS | {f"dead-letters-{number}": 1 for number in (1, 2)}
+        counts = TOPICS | {f"{topic}-{number}": 1 for topic in WRITTEN for number in (1, 2)}
         topics = [
             NewTopic(topic, partitions, 1, config=CREATE_TIME if topic in READ else {})
             for topic, partitions in counts.items()
@@ -101,7 +108,8 @@ def replays(written: Engines, tmp_path_factory: pytest.TempPathFactory) -> list[
     for number, processes in enumerate((1, 2), 1):
         database = written.clickhouse.database_url(f"day_{number}")
         redis_url = written.redis_url.removesuffix("/0") + f"/{number}"
-        found.append(Replay(database, redis_url, f"dead-letters-{number}", processes))
+        dead_letters, alerts = (f"{topic}-{number}" for topic in WRITTEN)
+        found.append(Replay(database, redis_url, dead_letters, alerts, processes))
     directory = tmp_path_factory.mktemp("replays")
     found[0].run(written, directory / "first")
     found[1].run(written, directory / "second", **OTHERWISE)
@@ -142,6 +150,17 @@ def test_the_day_has_everything(truth: Expected) -> None:
     assert "value_not_numeric" in reasons
     assert truth.late
     assert truth.duplicates
+    told = {(*key[1:],) for key, standing in truth.thresholds.items() if standing.is_told}
+    assert told == {
+        ("ana", "EUR", "tenth-used"),
+        ("bob", "USD", "quarter-used"),
+        *(
+            (customer, "JPY", name)
+            for customer in ("ana", "cho")
+            for name in ("spend:1000", "low_balance:80pct")
+        ),
+        ("dan", "BHD", "in-debt"),
+    }
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -171,6 +190,23 @@ def test_two_replays_leave_the_same_wallets_in_redis(replays: list[Replay]) -> N
     first, second = (redis_content(replay) for replay in replays)
     assert len(first) > 12
     assert first == second
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_alerts_end_where_the_oracle_does_and_are_told_once(
+    written: Engines, truth: Expected, replays: list[Replay], number: int
+) -> None:
+    replay = replays[number]
+    with opened(replay) as (_, redis):
+        published = alerts_in_redis(redis, {key[:2] for key in truth.wallets})
+        marks = list(redis.scan_iter("*:alert%3A*"))
+    sent = alerts_in_kafka(written.kafka_brokers, replay.alert_topic)
+    assert list(wrong_alerts(published, truth)) == []
+    by_id = {alert["id"]: alert for alert in sent}
+    assert {alert["id"]: alert for alert in published} == by_id
+    assert len(published) == len(marks) == len(by_id) == len(sent), "nothing was repeated: nothing crashed"
+    assert not {threshold_of(alert)[3] for alert in sent} & {"never", "never-low"}
+    assert ("acme", "eve", "EUR", "tenth-used") not in map(threshold_of, sent), "a percentage of no credit"
 
 
 def test_the_views_add_up_to_the_bills_of_the_day(truth: Expected, replays: list[Replay]) -> None:
@@ -237,11 +273,13 @@ def key_of(charge: Row) -> ChargeKey:
 
 
 def redis_content(replay: Replay) -> Content:
-    """Every key but the writers' markers, which are named for their process."""
+    """Every key but alerts and the writers' markers, which are named for their process."""
     content: Content = {}
     with opened(replay) as (_, redis):
         for key in redis.scan_iter("*"):
             kind = redis.type(key)
+            if b":alert" in key:
+                continue
             if kind == b"hash":
                 stored: Any = redis.hgetall(key)
                 content[key.decode()] = {n: value for n, value in stored.items() if n != b"updated_at"}
