@@ -11,22 +11,19 @@ event only.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import bytewax.operators as op
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from bytewax.dataflow import Stream, operator
 
-from operators.aggregate import parse_decimals
 from operators.cityhash import city_hash64
+from operators.properties import Columns, Properties, ValueColumn
 from schemas.events import REASONS, EventBatch, Reason, Reject
-from schemas.meters import AggregationType, JsonNumber, Meter, canonical_text
+from schemas.meters import AggregationType, Meter
 from schemas.usage import I64, MeteredBatch, Readings
 
 UNIQUE_BYTES_MAX = 1_024
@@ -34,10 +31,6 @@ UNIQUE_BYTES_MAX = 1_024
 long as its longest text: 1.7 s for one of 1 MB."""
 
 VALUE_SHOWN_MAX = 80
-
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_ESCAPED = re.compile(r'["\\\x00-\x1f]')
-"""Characters in a property's name that a msgspec Struct refuses to have in a field's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,109 +42,49 @@ class _Refused:
     detail: str
 
 
-class _Column:
-    """One property of a group of events: its values and, where asked for, their canonical texts."""
-
-    def __init__(self, values: list[Any]) -> None:
-        self.values = values
-        self._texts: list[str | None] | None = None
-
-    @property
-    def texts(self) -> list[str | None]:
-        if self._texts is None:
-            self._texts = [v if type(v) is str else canonical_text(v) for v in self.values]
-        return self._texts
-
-
-class EventMeters:
-    """The meters of one event name, and the decoder of just the properties they read."""
-
-    def __init__(self, meters: Sequence[tuple[int, Meter]]) -> None:
-        self.meters = meters
-        self._keys = sorted({key for _, meter in meters for key in _properties_of(meter)})
-        # Property names are the users': they become attributes f0, f1, ... of a struct.
-        kind: Any = dict[str, Any]
-        self._get: Callable[[Any, str], Any] = dict.get
-        self._names = {key: key for key in self._keys}
-        if not any(map(_ESCAPED.search, self._keys)):
-            self._names = {key: f"f{i}" for i, key in enumerate(self._keys)}
-            self._get = getattr
-            kind = msgspec.defstruct(
-                "Properties",
-                [(name, Any, None) for name in self._names.values()],
-                rename={name: key for key, name in self._names.items()},
-                gc=False,
-            )
-        self._decode = msgspec.json.Decoder(kind, float_hook=JsonNumber).decode
-
-    def read(self, properties: Sequence[bytes | memoryview]) -> tuple[dict[str, _Column], list[_Refused]]:
-        """The columns that the meters read. Events that can't be read are in none, so that rows move up."""
-        if not self._keys:
-            return {}, []
-        decode, refused = self._decode, []
-        try:
-            decoded = [decode(text) for text in properties]
-        except _UNREADABLE:
-            decoded = []
-            for at, text in enumerate(properties):
-                try:
-                    decoded.append(decode(text))
-                except _UNREADABLE as error:
-                    refused.append(_Refused(at, Reason.PROPERTIES_INVALID, f"`properties`: {error}"))
-        get = self._get
-        columns = {
-            key: _Column([get(values, name) for values in decoded]) for key, name in self._names.items()
-        }
-        return columns, refused
-
-
-def _properties_of(meter: Meter) -> list[str]:
-    field = meter.aggregation.field
-    return [f.key for f in meter.filters] + ([field] if field else [])
-
-
-def _passing(meter: Meter, columns: dict[str, _Column], count: int) -> I64:
+def _passing(meter: Meter, columns: Columns, count: int) -> I64:
     """Positions of the events that pass all filters."""
     passing = np.ones(count, np.bool_)
     for condition in meter.filters:
         wanted = frozenset(condition.values)
-        texts = columns[condition.key].texts
-        passing &= np.fromiter((text in wanted for text in texts), np.bool_, count)
+        passing &= np.fromiter(map(wanted.__contains__, columns.texts[condition.key].texts), np.bool_, count)
     return np.flatnonzero(passing)
 
 
-def _read(meter: Meter, columns: dict[str, _Column], at: I64) -> tuple[I64, Readings, list[_Refused]]:
+def _read(meter: Meter, columns: Columns, at: I64) -> tuple[I64, Readings, list[_Refused]]:
     """Readings of the events at `at` (`row` counts positions), and the values that can't be read."""
     kind = meter.aggregation.type
     if kind is AggregationType.COUNT:
         return at, _zeros(len(at)), []
     field = str(meter.aggregation.field)
     if kind is AggregationType.COUNT_UNIQUE:
-        return _read_tokens(meter.id, field, columns[field], at)
-    values = columns[field].values
-    if len(at) < len(values):
-        values = [values[i] for i in at.tolist()]
-    parsed = parse_decimals(values)
-    lo, hi = parsed.lo, parsed.hi
+        return _read_tokens(meter.id, field, columns.texts[field], at)
+    column = columns.numbers[field]
     refused = []
-    if parsed.errors:
-        keep = np.ones(len(at), np.bool_)
-        for index, why in parsed.errors:
-            keep[index] = False
-            if why is not Reason.VALUE_MISSING or meter.on_missing != "skip":
-                detail = f"meter {meter.id}: properties.{field} = {_shown(values[index])}: {REASONS[why]}"
-                refused.append(_Refused(int(at[index]), why, detail))
-        at, lo, hi = at[keep], lo[keep], hi[keep]
+    if column.numbers.errors:
+        reasons = dict(column.numbers.errors)
+        bad = np.isin(at, list(reasons))
+        for i in at[bad].tolist():
+            if reasons[i] is not Reason.VALUE_MISSING or meter.on_missing != "skip":
+                shown, why = _shown(column.value(i)), REASONS[reasons[i]]
+                detail = f"meter {meter.id}: properties.{field} = {shown}: {why}"
+                refused.append(_Refused(i, reasons[i], detail))
+        at = at[~bad]
     zeros = _zeros(len(at))
-    return at, Readings(zeros.row, zeros.meter, lo, hi, zeros.token), refused
+    readings = Readings(zeros.row, zeros.meter, column.numbers.lo[at], column.numbers.hi[at], zeros.token)
+    return at, readings, refused
 
 
-def _read_tokens(meter_id: str, field: str, column: _Column, at: I64) -> tuple[I64, Readings, list[_Refused]]:
-    texts = [column.texts[i] for i in at.tolist()]
+def _read_tokens(
+    meter_id: str, field: str, column: ValueColumn, at: I64
+) -> tuple[I64, Readings, list[_Refused]]:
+    texts = column.texts
+    if len(at) < len(texts):
+        texts = [texts[i] for i in at.tolist()]
     refused = []
     if None in texts:
         for i, text in zip(at.tolist(), texts, strict=True):
-            if text is None and column.values[i] is not None:
+            if text is None and column.value(i) is not None:
                 detail = f"meter {meter_id}: properties.{field} is an object or a list, so it has no one text"
                 refused.append(_Refused(i, Reason.VALUE_NOT_SCALAR, detail))
         at = at[np.fromiter((text is not None for text in texts), np.bool_, len(texts))]
@@ -162,7 +95,7 @@ def _read_tokens(meter_id: str, field: str, column: _Column, at: I64) -> tuple[I
     if not fits.all():
         for i, length in zip(at[~fits].tolist(), lengths[~fits].tolist(), strict=True):
             detail = (
-                f"meter {meter_id}: properties.{field} = {_shown(column.values[i])}: {length} bytes are"
+                f"meter {meter_id}: properties.{field} = {_shown(column.value(i))}: {length} bytes are"
                 f" over the limit of {UNIQUE_BYTES_MAX}"
             )
             refused.append(_Refused(i, Reason.VALUE_TOO_LONG, detail))
@@ -183,6 +116,34 @@ def _shown(value: object) -> str:
     return text if len(text) <= VALUE_SHOWN_MAX else f"{text[:VALUE_SHOWN_MAX]}... ({len(text)} characters)"
 
 
+class EventMeters:
+    """The meters of one event name, by their numbers."""
+
+    def __init__(self, meters: Sequence[tuple[int, Meter]]) -> None:
+        self._meters = meters
+        self._properties = Properties(meter for _, meter in meters)
+
+    def measure(
+        self, rows: I64, properties: Sequence[bytes | memoryview], sizes: I64
+    ) -> tuple[list[Readings], dict[int, _Refused]]:
+        """Readings of the events in `rows`, which have these `properties`; rows with an unreadable value."""
+        columns, unreadable = self._properties.read(properties, sizes)
+        refused: dict[int, _Refused] = {}
+        if unreadable:
+            for one in unreadable:
+                refused[int(rows[one.at])] = _Refused(one.at, Reason.PROPERTIES_INVALID, one.detail)
+            rows = np.delete(rows, [one.at for one in unreadable])
+        parts = []
+        for index, meter in self._meters:
+            at, readings, bad = _read(meter, columns, _passing(meter, columns, len(rows)))
+            for why in bad:
+                refused.setdefault(int(rows[why.at]), why)
+            row = rows[at].astype(np.uint32)
+            number = np.full(len(row), index, np.uint16)
+            parts.append(Readings(row, number, readings.lo, readings.hi, readings.token))
+        return parts, refused
+
+
 class Measure:
     """All meters of a catalog; `meter` numbers in readings are positions in `meters`."""
 
@@ -198,11 +159,16 @@ class Measure:
         refused: dict[int, _Refused] = {}
         names = batch.events.column("event_name")
         codes = names.indices.to_numpy(zero_copy_only=False)
+        sizes = pc.binary_length(batch.events.column("properties")).to_numpy()
         for code, name in enumerate(names.dictionary.to_pylist()):
             meters = self._by_name.get(name)
             if meters is not None:
                 rows = np.flatnonzero(codes == code)
-                self._measure_group(meters, batch, rows, parts, refused)
+                whole = len(rows) == len(codes)
+                properties = batch.properties if whole else [batch.properties[i] for i in rows.tolist()]
+                found, bad = meters.measure(rows, properties, sizes[rows])
+                parts += found
+                refused |= bad
         readings = _by_row(parts)
         events, rejects = batch.events, []
         if refused:
@@ -213,24 +179,6 @@ class Measure:
             ]
             events, readings = _without(events, readings, np.array(list(refused), np.int64))
         return MeteredBatch(events, readings, batch.progress), rejects
-
-    @staticmethod
-    def _measure_group(
-        meters: EventMeters, batch: EventBatch, rows: I64, parts: list[Readings], refused: dict[int, _Refused]
-    ) -> None:
-        properties = batch.properties
-        texts = properties if len(rows) == len(properties) else [properties[i] for i in rows.tolist()]
-        columns, unreadable = meters.read(texts)
-        if unreadable:
-            refused.update((int(rows[why.at]), why) for why in unreadable)
-            rows = np.delete(rows, [why.at for why in unreadable])
-        for index, meter in meters.meters:
-            at, readings, bad = _read(meter, columns, _passing(meter, columns, len(rows)))
-            for why in bad:
-                refused.setdefault(int(rows[why.at]), why)
-            row = rows[at].astype(np.uint32)
-            number = np.full(len(row), index, np.uint16)
-            parts.append(Readings(row, number, readings.lo, readings.hi, readings.token))
 
 
 def _by_row(parts: list[Readings]) -> Readings:
