@@ -18,6 +18,7 @@ import pytest
 
 from tests.schemas import conformance as ours
 from tests.schemas import conformance_accounts as accounts
+from tests.schemas import conformance_alerts as alerts
 from tests.schemas import conformance_meters as meters
 from tests.schemas.conformance import Case, OutOfScope, plain
 
@@ -37,7 +38,6 @@ class Kind:
 
 NO_MODEL = "we have no such price model, discount or commitment"
 NO_AGGREGATION = "MAX, MIN, LATEST, SUM_WITH_MULTIPLIER and WEIGHTED_SUM are not metered"
-ALERTS = "wallet alerts have cases of their own"
 IDENTITY = (
     "an event's identity is (tenant_id, id), first one wins: neither source nor timestamp is part of it"
 )
@@ -103,9 +103,10 @@ KINDS: dict[str, Kind] = {
     "flexprice auto_topup": Kind(out=2, why="whoever listens to wallet alerts tops up"),
     "peers wallet.ongoing": Kind(1, 0, 0, "", accounts.wallet_ongoing),
     "peers wallet.allocation": Kind(out=3, why="one wallet per customer and currency: nothing to allocate"),
-    "flexprice alert_state": Kind(out=6, why=ALERTS),
-    "peers alert.thresholds": Kind(out=7, why=ALERTS),
-    "peers alert.balance_threshold": Kind(out=6, why=ALERTS),
+    # Alerts
+    "flexprice alert_state": Kind(6, 0, 0, "", alerts.alert_state),
+    "peers alert.thresholds": Kind(6, 1, 0, "", alerts.crossings),
+    "peers alert.balance_threshold": Kind(6, 0, 0, "", alerts.extreme),
 }
 
 REJECTED = "a value that can't be read is a dead letter with its reason, never a silent 0"
@@ -129,7 +130,11 @@ DIFFERENT: dict[str, tuple[Case, str]] = {
     ),
     "flexprice:128": ({"next": "2024-04-14T12:00:00Z"}, "a period ends at the anchor's time of day as well"),
     "peers:9": ({"amount": "0", "tiers": []}, NOTHING_COSTS_NOTHING),
+    "peers:31": (
     "peers:39": ({"value": "61.728394506173"}, "quantities have 12 decimals, rounded half to even"),
+        {"crossed": ["200"]},
+        "a threshold does not recur: each level that matters is one of its own",
+    ),
     "peers:66": ({"amount": "0"}, NOTHING_COSTS_NOTHING),
 }
 
