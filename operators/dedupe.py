@@ -34,10 +34,11 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from typing_extensions import override
 
 from operators.aggregate import locate
+from operators.levels import interleave
 from operators.snapshot_format import check_format
 from schemas.usage import I64, U32, U64, Mask, Slice, Watermark
 
-FORMAT = 1
+FORMAT = 2
 RECENT_MAX = 8_192
 """Ids that wait in the dict before they are merged into the columns."""
 
@@ -122,20 +123,26 @@ class SeenIds:
             at, rows = at[again], rows[again]
         return seen
 
-    def _merge(self) -> None:
+    def recent(self) -> tuple[U64, U32]:
+        """The columns of the ids that are not merged yet, in no order."""
         ids, times = list(self._recent), list(self._recent.values())
         for identity_hash, older in self._older.items():
             ids.extend([identity_hash] * len(older))
             times.extend(older)
-        new, seconds = np.array(ids, np.uint64), np.array(times, np.uint32)
-        order = np.argsort(new, kind="stable")
-        self._recent.clear()
-        self._older.clear()
-        self.hashes, self.append_s = _merged(self.hashes, self.append_s, new[order], seconds[order])
+        return np.array(ids, np.uint64), np.array(times, np.uint32)
+
+    def merge(self, ids: U64, seconds: U32) -> None:
+        """Put ids into the columns."""
+        order = np.argsort(ids, kind="stable")
+        at = np.searchsorted(self.hashes, ids[order])
+        pairs = (self.hashes, ids[order]), (self.append_s, seconds[order])
+        self.hashes, self.append_s = interleave(at, pairs)
 
     def compact(self, watermark_s: int) -> None:
         """Merge the recent ids into the columns and drop those that can't repeat any more."""
-        self._merge()
+        self.merge(*self.recent())
+        self._recent.clear()
+        self._older.clear()
         hashes, seconds = self.hashes, self.append_s
         live = seconds.astype(np.int64) >= watermark_s - self._config.horizon_s
         excess = int(live.sum()) - self._config.ids_max
@@ -149,23 +156,14 @@ class SeenIds:
         self.hashes, self.append_s = hashes[live], seconds[live]
 
 
-def _merged(hashes: U64, seconds: U32, new_hashes: U64, new_seconds: U32) -> tuple[U64, U32]:
-    """Both sorted columns as one."""
-    if not len(new_hashes):
-        return hashes, seconds
-    at = np.searchsorted(hashes, new_hashes) + np.arange(len(new_hashes))
-    old = np.ones(len(hashes) + len(new_hashes), np.bool_)
-    old[at] = False
-    both, both_seconds = np.empty(len(old), np.uint64), np.empty(len(old), np.uint32)
-    both[at], both_seconds[at] = new_hashes, new_seconds
-    both[old], both_seconds[old] = hashes, seconds
-    return both, both_seconds
-
-
 class _Snapshot(msgspec.Struct, array_like=True):
     format: int
-    hashes: bytes
-    append_s: bytes
+    hashes: memoryview
+    append_s: memoryview
+    """Sorted by hash; uint64 and uint32."""
+    recent_hashes: memoryview
+    recent_append_s: memoryview
+    """Those that were not merged yet, in no order."""
     watermark_ms: int
     sources: dict[str, int]
 
@@ -188,6 +186,9 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
             state = msgspec.msgpack.decode(resume, type=_Snapshot)
             self._seen.hashes = np.frombuffer(state.hashes, np.uint64)
             self._seen.append_s = np.frombuffer(state.append_s, np.uint32)
+            self._seen.merge(
+                np.frombuffer(state.recent_hashes, np.uint64), np.frombuffer(state.recent_append_s, np.uint32)
+            )
             self._watermark = Watermark(state.watermark_ms, state.sources)
 
     @override
@@ -209,12 +210,17 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
 
     @override
     def snapshot(self) -> bytes:
-        self._seen.compact(self._watermark.at_ms // 1000)
+        seen = self._seen
+        if len(seen.hashes) <= RECENT_MAX:
+            seen.compact(self._watermark.at_ms // 1000)
+        recent_hashes, recent_append_s = seen.recent()
         return msgspec.msgpack.encode(
             _Snapshot(
                 FORMAT,
-                self._seen.hashes.tobytes(),
-                self._seen.append_s.tobytes(),
+                seen.hashes.data,
+                seen.append_s.data,
+                recent_hashes.data,
+                recent_append_s.data,
                 self._watermark.at_ms,
                 dict(self._watermark.sources),
             )
