@@ -131,10 +131,10 @@ DIFFERENT: dict[str, tuple[Case, str]] = {
     "flexprice:128": ({"next": "2024-04-14T12:00:00Z"}, "a period ends at the anchor's time of day as well"),
     "peers:9": ({"amount": "0", "tiers": []}, NOTHING_COSTS_NOTHING),
     "peers:31": (
-    "peers:39": ({"value": "61.728394506173"}, "quantities have 12 decimals, rounded half to even"),
         {"crossed": ["200"]},
         "a threshold does not recur: each level that matters is one of its own",
     ),
+    "peers:39": ({"value": "61.728394506173"}, "quantities have 12 decimals, rounded half to even"),
     "peers:66": ({"amount": "0"}, NOTHING_COSTS_NOTHING),
 }
 
