@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dataflows.metrics_table import metrics_markdown
-from dataflows.settings import settings_markdown
+from dataflows.settings_table import settings_markdown
 from schemas.events import REASONS
 
 README = Path(__file__).parents[1] / "README.md"

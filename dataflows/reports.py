@@ -12,7 +12,8 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from dataflows.settings import PREFIX, Settings, settings_table
+from dataflows.settings import PREFIX, Settings
+from dataflows.settings_table import settings_table
 from dataflows.topics import Topic
 from schemas.catalog import CatalogError, load_catalog
 from sql import Migration

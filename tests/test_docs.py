@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY
 from dataflows import docs
 from dataflows.cli import app
 from dataflows.metrics_table import METRICS, metrics_markdown, metrics_table
-from dataflows.settings import Settings, settings_markdown
+from dataflows.settings import Settings
+from dataflows.settings_table import settings_markdown
 from schemas.events import REASONS, Reason
 
 ROOT = Path(__file__).parents[1]

@@ -14,10 +14,9 @@ from dataflows.settings import (
     Settings,
     SettingsError,
     safe_url,
-    settings_markdown,
-    settings_table,
     unknown_names,
 )
+from dataflows.settings_table import settings_markdown, settings_table
 
 SECRET = "hunter2"
 
