@@ -167,7 +167,7 @@ def test_a_broker_that_hangs_is_waited_for(started: Engines, tmp_path: Path) -> 
     check(started)
 
 
-def test_metering_does_not_wait_for_a_slow_redis(started: Engines, tmp_path: Path) -> None:
+def test_a_slow_redis_does_not_slow_metering(started: Engines, tmp_path: Path) -> None:
     """Everything is read, metered and stored before Redis's first answer, so its speed can't depend on how
     late answers are. Then they come, each 200 ms late, while more is written: the wallets are exact."""
     load = Load(started.kafka_brokers, seed=28)
