@@ -79,8 +79,9 @@ class UniqueSketch:
     @classmethod
     def of_ascending(cls, hashes: U64) -> UniqueSketch:
         """The sketch of up to 4096 distinct hashes, in ascending order."""
-        head, head_bytes = heads(np.array([len(hashes)]))
-        return cls.of_own_state(head[0, : head_bytes[0]].tobytes() + hashes.tobytes())
+        n = len(hashes)
+        head = (_SMALL if n <= _SMALL_MAX else _MEDIUM, n) if n < 0x80 else (_MEDIUM, n & 0x7F | 0x80, n >> 7)
+        return cls.of_own_state(bytes(head) + hashes.tobytes())
 
     def add(self, hashes: U64) -> None:
         """Count values by their `cityHash64`; those seen before change nothing."""
@@ -178,7 +179,7 @@ def _buckets_and_ranks(hashes: U64) -> tuple[npt.NDArray[np.intp], Registers]:
 
 
 def heads(counts: I64) -> tuple[npt.NDArray[np.uint8], I64]:
-    """What stands before the hashes of states with so many, up to 4096: (bytes, how many of the three)."""
+    """What `of_ascending` puts before the hashes, of many states: (bytes, how many of the three)."""
     is_long = counts >= 0x80  # the varuint takes two bytes
     head = np.zeros((len(counts), 3), np.uint8)
     head[:, 0] = np.where(counts <= _SMALL_MAX, _SMALL, _MEDIUM)

@@ -50,6 +50,8 @@ class Movable:
         self._meters = shelf.catalog.meters
         unique = [m.aggregation.type is AggregationType.COUNT_UNIQUE for m in self._meters]
         self._unique: Mask = np.array(unique, np.bool_)
+        self._settled = -1
+        """Minutes before this one have left."""
 
     def add(self, folded: Folded, movable: Mask) -> None:
         """Remember those of the folded readings that are movable."""
@@ -99,6 +101,9 @@ class Movable:
     def settle(self) -> None:
         """Forget the minutes that nothing can move any more."""
         recent, settled = self._shelf.recent, self.settled_minute()
+        if settled == self._settled:
+            return  # what came since is of later minutes, or was settled as it came
+        self._settled = settled
         account, meter, minute = unpack(recent.key)
         movable = minute >= settled
         if movable.all():

@@ -64,7 +64,7 @@ class TokenSets:
         """One set, to be read and not changed."""
         self._settle()
         large = self._large.get(number)
-        return large or UniqueSketch.of_ascending(self._tokens(np.array([number])))
+        return large or UniqueSketch.of_ascending(self._run(number))
 
     def states(self, numbers: I64) -> pa.BinaryArray:
         """The uniqCombined64 state of each set, byte for byte `sketch(number).state()`; -1 is an empty set.
@@ -148,6 +148,10 @@ class TokenSets:
         self._sets, self._count, self._start = len(counts), counts, np.cumsum(runs) - runs
         self._heap, self._used, self._left = tokens, len(tokens), 0
 
+    def _run(self, number: int) -> U64:
+        start = int(self._start[number])
+        return self._heap[start : start + int(self._count[number])]
+
     def _tokens(self, numbers: I64) -> U64:
         """The tokens of these sets, one set after the other; large ones have none here."""
         counts = np.maximum(self._count[numbers], 0)
@@ -170,7 +174,7 @@ class TokenSets:
 
     def _enlarge(self, number: int) -> None:
         sketch = self._large[number] = UniqueSketch()
-        sketch.add(self._tokens(np.array([number])))
+        sketch.add(self._run(number))
         self._left += int(self._count[number])
         self._count[number] = _LARGE
 
