@@ -23,6 +23,11 @@ from schemas.usage import U64, MeteredBatch, Readings, Slice
 PROGRESS_EVERY_MS = 5_000
 """Every shard hears of a source's progress at least this often, in the records' own time."""
 
+ORDERED_ROWS_MAX = 256
+"""Rows a shard, on average, of a batch whose events are put in order of shards, so that slices are views of
+them: at 200 events 1 us each, where a gather a slice takes 20. Of more rows a gather is cheaper: repeats
+that `dedupe` drops leave gaps, and then the slice is gathered anyway."""
+
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -75,9 +80,10 @@ class Sharder:
         shard = (account % np.uint64(self._shards)).astype(np.uint16)
         rows = np.argsort(shard, kind="stable")
         cuts = np.searchsorted(shard[rows], np.arange(self._shards + 1, dtype=np.uint16)).tolist()
+        is_ordered = len(rows) <= ORDERED_ROWS_MAX * self._shards
         whole = Slice(
-            events,
-            rows,
+            events.take(pa.array(rows)) if is_ordered else events,
+            np.arange(len(rows)) if is_ordered else rows,
             account[rows],
             _mixed(tenant_hash(tenants, events.column("id")) ^ (account * _MIX))[rows],
             _millis(events, "timestamp")[rows],
@@ -103,7 +109,9 @@ def _reorder(readings: Readings, order: np.ndarray[tuple[int], np.dtype[np.int64
     place = np.empty(len(order), np.uint32)
     place[order] = np.arange(len(order), dtype=np.uint32)
     row = place[readings.row]
-    by_row = np.argsort(row, kind="stable")
+    # A stable argsort, by sorting (row, position) in one word: a third of its time.
+    ranked = np.sort(row.astype(np.uint64) << np.uint64(32) | np.arange(len(row), dtype=np.uint64))
+    by_row = (ranked & np.uint64(0xFFFFFFFF)).astype(np.int64)
     moved = readings.select(by_row)
     return Readings(row[by_row], moved.meter, moved.lo, moved.hi, moved.token)
 

@@ -15,6 +15,9 @@ import pyarrow as pa
 from schemas.accounts import AccountEvent
 from schemas.events import Progress, Reject
 
+RUNS_MAX = 4
+"""Runs of rows that are cut and joined, 12 us each, where one gather of few rows takes 80 us."""
+
 MINUTE_MS = 60_000
 """Usage is kept by the minute; windows and billing periods begin on whole ones."""
 
@@ -79,7 +82,7 @@ class Slice:
     `rows` int64; `account`, `identity` uint64: hashes of (tenant, customer) and of (tenant, customer, id);
     `at_ms`, `append_ms` int64: when it happened, when Kafka stored it. `readings.row` counts in `rows`.
     Slices of a batch share its `events`: gathering them (0.4 us an event) is left to the one who needs
-    them whole. Empty slices carry progress only.
+    them whole. `rows` ascend. Empty slices carry progress only.
     """
 
     events: pa.RecordBatch
@@ -95,9 +98,17 @@ class Slice:
         return len(self.rows)
 
     def taken(self) -> pa.RecordBatch:
-        """The slice's own events, gathered."""
-        whole = len(self.rows) == self.events.num_rows
-        return self.events if whole else self.events.take(pa.array(self.rows))
+        """The slice's own events: a view where they lie side by side, else a copy."""
+        if not len(self.rows):
+            return self.events.slice(0, 0)
+        first, end = int(self.rows[0]), int(self.rows[-1]) + 1
+        gaps = end - first - len(self.rows)
+        if gaps >= RUNS_MAX:
+            return self.events.take(pa.array(self.rows))
+        if not gaps:
+            return self.events.slice(first, len(self.rows))
+        runs = np.split(self.rows, np.flatnonzero(np.diff(self.rows) > 1) + 1)
+        return pa.concat_batches([self.events.slice(int(run[0]), len(run)) for run in runs])
 
     def select(self, keep: Mask) -> Slice:
         """Only the rows that `keep` marks, with their readings renumbered."""
@@ -117,7 +128,7 @@ class Slice:
     def __reduce__(self) -> tuple[Any, ...]:
         # Crossing processes: Arrow IPC of the slice's own events (a pickled RecordBatch would carry the
         # whole batch) is also twice as fast as pickling (facts/bytewax.md: 9.5 against 4.3 M events/s).
-        sink, events = pa.BufferOutputStream(), self.events.take(pa.array(self.rows))
+        sink, events = pa.BufferOutputStream(), self.taken()
         with pa.ipc.new_stream(sink, events.schema) as writer:
             writer.write_batch(events)
         rest = [getattr(self, f.name) for f in fields(self)[2:]]

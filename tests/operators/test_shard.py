@@ -14,7 +14,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.shard import PROGRESS_EVERY_MS, Sharder, shard_key, tenant_hash
+from operators.shard import ORDERED_ROWS_MAX, PROGRESS_EVERY_MS, Sharder, shard_key, tenant_hash
 from schemas.arrow import NAME
 from schemas.events import Progress
 from schemas.usage import MeteredBatch, Slice
@@ -181,6 +181,28 @@ def test_a_slice_crosses_processes_without_the_batch_that_it_was_cut_from() -> N
     for piece in slices:
         # The tenants, names and sources of the batch come along, and Arrow's own frame.
         assert len(pickle.dumps(piece, protocol=5)) < 4_500 + 400 * len(piece)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([1, 40]), st.sets(st.integers(0, 299)))
+def test_what_is_left_of_a_slice_is_its_events(shards: int, dropped: set[int]) -> None:
+    """In batches that are put in order of shards and in larger ones, with few gaps and with many."""
+    rows = 300
+    assert ORDERED_ROWS_MAX < rows <= 40 * ORDERED_ROWS_MAX
+    found = []
+    for _, piece in Sharder(shards).split(LARGE):
+        offsets = piece.taken().column("offset").to_pylist()
+        left = piece.select(np.array([offset not in dropped for offset in offsets], np.bool_))
+        assert left.taken().column("offset").to_pylist() == [o for o in offsets if o not in dropped]
+        found += left.taken().to_pylist()
+        if len(left):
+            check_columns(left)
+            assert same(pickle.loads(pickle.dumps(left, protocol=5)), left)  # noqa: S301 - our own bytes
+    expected = [row for row in LARGE.events.to_pylist() if row["offset"] not in dropped]
+    assert sorted(found, key=offset_of) == expected
+
+
+LARGE = metered([("acme", f"cust_{number % 7}", "e", number) for number in range(300)])
 
 
 def test_a_slice_of_some_rows_keeps_their_readings() -> None:
