@@ -67,6 +67,7 @@ def apply(ledger: Ledger, event: AccountEvent, append_ms: int) -> bool:
     ledger.state.inputs += 1
     if isinstance(event, Subscription | Adjustment):
         ledger.note_move()
+    ledger.rebuild()
     ledger.state.as_of_ms = max(ledger.state.as_of_ms, append_ms)
     return True
 

@@ -45,7 +45,8 @@ class Usage(msgspec.Struct, array_like=True):
     settled: UniqueSketch | None = None
     """The part of `uniques` that no account event can move to another segment any more."""
     quantity: Decimal = ZERO
-    """What the meter's aggregation made of it when it was last priced, with adjustments."""
+    """What the meter's aggregation made of it when it was last priced, with adjustments; 0 if it costs
+    nothing because no plan prices it."""
     amount_unrounded: Decimal = ZERO
     amount: Decimal = ZERO
     """What is owed for it: rounded to the currency's precision."""

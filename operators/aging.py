@@ -96,6 +96,8 @@ def forget(ledger: Ledger, before_ms: int, usage_before_ms: int) -> bool:
     gone: list[Grant | Usage | Invoice] = [*old_grants, *old_usages, *old_invoices]
     for item in gone:
         state.overdrafts.setdefault(item.currency, ZERO)
+    if gone:
+        ledger.rebuild()
     if old_ids or gone or usage_before_ms - state.forgotten_ms >= FORGET_STEP_MS:
         state.forgotten_ms = max(state.forgotten_ms, usage_before_ms)
         return True

@@ -1,7 +1,7 @@
 """A shard's accounts as bytes, and back: plain values, a format version first, no class names.
 
 Layout: a msgpack array, `_Snapshot`. Each account is a msgpack blob of its own that is kept until the
-account changes: a snapshot costs encoding the accounts of one epoch, and joining bytes of the rest.
+account changes: a snapshot costs encoding the accounts of one epoch, and copying the bytes of all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from operators.cells import Cells, StoredCells, pack, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
 from operators.snapshot_format import check_format
+from operators.tariff import Tariff
 from schemas.catalog import Catalog
 from schemas.usage import Watermark
 
@@ -29,7 +30,8 @@ class _Snapshot(msgspec.Struct, array_like=True):
     generation: int
     meters: list[str]
     account_hashes: bytes
-    accounts: list[msgspec.Raw]
+    accounts: msgspec.Raw
+    """An array of `AccountState`."""
     unsent: list[int]
     """Numbers of the accounts with charges that were not sent yet."""
     recent: StoredCells
@@ -49,7 +51,13 @@ def _from_wire(kind: type, value: Any) -> UniqueSketch:
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_wire)
 _ACCOUNT = msgspec.msgpack.Decoder(AccountState, dec_hook=_from_wire)
+_ACCOUNTS = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SNAPSHOT = msgspec.msgpack.Decoder(_Snapshot)
+
+
+def _joined(blobs: list[bytes]) -> msgspec.Raw:
+    """A msgpack array of what is encoded already."""
+    return msgspec.Raw(b"\xdd" + len(blobs).to_bytes(4, "big") + b"".join(blobs))
 
 
 class Shelf:
@@ -59,7 +67,10 @@ class Shelf:
         self.catalog = catalog
         self.accounts = Accounts()
         self.ledgers: list[Ledger] = []
+        self._tariff = Tariff(catalog)
         self._encoded: list[bytes] = []
+        self._changed: set[int] = set()
+        """Accounts whose `_encoded` is not theirs any more."""
         self.unsent: set[int] = set()
         """Accounts with charges that were not sent yet."""
         self.recent = Cells()
@@ -76,21 +87,23 @@ class Shelf:
     def open(self) -> None:
         """Begin a ledger for every account that was numbered since the last call."""
         for tenant, customer in self.accounts.names[len(self.ledgers) :]:
-            self.ledgers.append(Ledger(self.catalog, AccountState(tenant, customer)))
+            self._changed.add(len(self.ledgers))
+            self.ledgers.append(Ledger(self.catalog, AccountState(tenant, customer), self._tariff))
             self._encoded.append(b"")
 
     def changed(self, number: int) -> Ledger:
         """The ledger, about to be changed."""
-        self._encoded[number] = b""
+        self._changed.add(number)
         return self.ledgers[number]
 
     def dump(self) -> bytes:
         """The state as immutable bytes; the caller has folded what was buffered."""
-        for number, blob in enumerate(self._encoded):
-            if not blob:
-                for usage in self.ledgers[number].state.usages:
-                    usage.is_stored = True
-                self._encoded[number] = _ENCODER.encode(self.ledgers[number].state)
+        for number in self._changed:
+            state = self.ledgers[number].state
+            for usage in state.usages:
+                usage.is_stored = True
+            self._encoded[number] = _ENCODER.encode(state)
+        self._changed.clear()
         return _ENCODER.encode(
             _Snapshot(
                 FORMAT,
@@ -98,7 +111,7 @@ class Shelf:
                 self.generation,
                 [meter.id for meter in self.catalog.meters],
                 self.accounts.hashes.tobytes(),
-                [msgspec.Raw(blob) for blob in self._encoded],
+                _joined(self._encoded),
                 sorted(self.unsent),
                 self.recent.dump(),
                 (self.usage_watermark.at_ms, dict(self.usage_watermark.sources)),
@@ -115,11 +128,11 @@ class Shelf:
         check_format(snapshot, "bill", FORMAT)
         found = _SNAPSHOT.decode(snapshot)
         shelf = Shelf(catalog)
-        states = [_ACCOUNT.decode(blob) for blob in found.accounts]
+        shelf._encoded = [bytes(blob) for blob in _ACCOUNTS.decode(found.accounts)]
+        states = [_ACCOUNT.decode(blob) for blob in shelf._encoded]
         names = [(state.tenant_id, state.customer_id) for state in states]
         shelf.accounts = Accounts(names, np.frombuffer(found.account_hashes, np.uint64))
-        shelf.ledgers = [Ledger(catalog, state) for state in states]
-        shelf._encoded = [bytes(blob) for blob in found.accounts]
+        shelf.ledgers = [Ledger(catalog, state, shelf._tariff) for state in states]
         shelf.unsent = set(found.unsent)
         shelf.usage_watermark = Watermark(*found.usage_watermark)
         shelf.account_watermark = Watermark(*found.account_watermark)
@@ -145,6 +158,6 @@ class Shelf:
         # other billing periods, are for usage to come.
         self.generation += 1
         for number, ledger in enumerate(self.ledgers):
-            self._encoded[number] = b""
+            self._changed.add(number)
             self.unsent.add(number)
             ledger.outdate()

@@ -11,32 +11,32 @@ lost anything; charges that had not been sent are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 
 from operators.account_events import ImpossibleError, apply, is_subscription
-from operators.account_state import DAY_MS, KEPT_MS, ZERO
-from operators.aggregate import to_decimals
+from operators.account_state import DAY_MS, KEPT_MS
 from operators.aging import begin_standing, expire, forget, next_expiry_ms, next_standing_ms
 from operators.bill_state import Shelf
-from operators.cells import Folded, Part, fold, unpack
+from operators.cells import METER_BITS, MINUTE_BITS, Folded, Part, fold, unpack
 from operators.charges import UnsentCharge, charge_rows
-from operators.ledger import MOVES_BITS, READINGS_BITS, Ledger
+from operators.ledger import MOVES_BITS, READINGS_BITS
 from operators.movable import Movable
 from operators.schedule import Schedule
 from operators.thresholds import judge
+from operators.usage_rows import UsageRow, by_meter, by_minute, first_of_runs
 from schemas.accounts import AccountEvent
 from schemas.catalog import Catalog
 from schemas.events import Reason, Reject
 from schemas.meters import AggregationType
-from schemas.usage import I64, MINUTE_MS, AccountSlice, Slice
+from schemas.usage import I64, MINUTE_MS, U64, AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
 
 GENERATION_SHIFT = 40
+NO_TOKENS: U64 = np.empty(0, np.uint64)
 CHARGE_GENERATION_SHIFT = MOVES_BITS + READINGS_BITS
 SWEEP = 256
 """Accounts that are looked through for what can be forgotten, each time that charges are sent."""
@@ -63,8 +63,9 @@ class Bills:
         self._meters = config.catalog.meters
         self._movable = Movable(shelf)
         self._has_thresholds = any(plan.thresholds for plan in config.catalog.plans)
-        summed = [m.aggregation.type in {AggregationType.SUM, AggregationType.AVG} for m in self._meters]
-        self._summed = np.array(summed, np.bool_)
+        kinds = [meter.aggregation.type for meter in self._meters]
+        self._summed = np.isin(kinds, [AggregationType.SUM, AggregationType.AVG])
+        self._unique = [kind is AggregationType.COUNT_UNIQUE for kind in kinds]
         self._buffer: list[Part] = []
         self._appended: list[I64] = []
         self._touched = set(range(len(shelf.ledgers)))
@@ -128,37 +129,52 @@ class Bills:
         if not self._buffer:
             return
         folded = fold(self._buffer, self.shelf.accounts)
-        newest = np.maximum.reduceat(np.concatenate(self._appended)[folded.order], folded.starts)
+        append_ms = np.concatenate(self._appended)[folded.order]
         self._buffer.clear()
         self._appended.clear()
+        self._note_age(folded, append_ms)
         settled = self._movable.settled_minute()
-        account, meter, minute = unpack(folded.key)
-        columns = (account, meter, minute, folded.starts, folded.ends, newest)
-        rows = zip(*(c.tolist() for c in columns), self._totals(folded, meter), strict=True)
-        before, ledger = -1, None
-        for number, index, at, start, end, append_ms, total in rows:
-            if ledger is None or number != before:
-                before, ledger = number, self.shelf.changed(number)
-                self._touch(number)
-            ledger.add_usage(
-                self._meters[index],
-                at * MINUTE_MS,
-                end - start,
-                total,
-                folded.tokens[start:end],
-                is_settled=at < settled,
-            )
-            ledger.state.as_of_ms = max(ledger.state.as_of_ms, append_ms)
-        self._movable.add(folded, minute >= settled)
+        apart = self._add_usage(folded, by_meter(folded, self._summed), settled)
+        if apart:
+            rest = folded.select(np.isin(folded.key >> np.uint64(MINUTE_BITS), apart))
+            self._add_usage(rest, by_minute(rest, self._summed), settled)
+        self._movable.add(folded, unpack(folded.key)[2] >= settled)
 
-    def _totals(self, folded: Folded, meter: I64) -> list[Decimal]:
-        """Of each key; only meters that add values up have one (a decimal costs 1.7 us)."""
-        totals = [ZERO] * len(folded.key)
-        summed = np.flatnonzero(self._summed[meter])
-        decimals = to_decimals(folded.lo[summed], folded.hi[summed])
-        for at, total in zip(summed.tolist(), decimals, strict=True):
-            totals[at] = total
-        return totals
+    def _note_age(self, folded: Folded, append_ms: I64) -> None:
+        """Note how new each account's readings are."""
+        accounts = folded.key >> np.uint64(MINUTE_BITS + METER_BITS)
+        first = first_of_runs(accounts)
+        numbers = accounts[first].tolist()
+        newest = np.maximum.reduceat(append_ms, folded.starts[first]).tolist()
+        for number, newest_ms in zip(numbers, newest, strict=True):
+            state = self.shelf.changed(number).state
+            state.as_of_ms = max(state.as_of_ms, newest_ms)
+        self._touched.update(numbers)
+        self.shelf.unsent.update(numbers)
+
+    def _add_usage(self, folded: Folded, rows: Iterable[UsageRow], settled: int) -> list[int]:
+        """Add to the accounts' usage. What can't be added whole comes back: account and meter, as in keys.
+
+        :arg settled: Minutes before this one are in their segment for good.
+        """
+        ledgers, meters, unique, tokens = self.shelf.ledgers, self._meters, self._unique, folded.tokens
+        apart: list[int] = []
+        before, ledger = -1, None
+        for number, index, first, last, start, end, total in rows:
+            if ledger is None or number != before:
+                before, ledger = number, ledgers[number]
+            is_settled = first < settled
+            if first != last and (
+                is_settled != (last < settled)
+                or not ledger.is_one_segment(first * MINUTE_MS, last * MINUTE_MS)
+            ):
+                apart.append(number << METER_BITS | index)
+                continue
+            distinct = tokens[start:end] if unique[index] else NO_TOKENS
+            ledger.add_usage(
+                meters[index], first * MINUTE_MS, end - start, total, distinct, is_settled=is_settled
+            )
+        return apart
 
     def _touch(self, number: int) -> None:
         self._touched.add(number)
@@ -185,10 +201,10 @@ class Bills:
         self._expire(now_ms)
         rows: list[WalletRow] = []
         alerts: list[WalletAlert] = []
-        for number in self._touched:
+        shift = self.shelf.generation << GENERATION_SHIFT
+        for number in sorted(self._touched):
             ledger = self.shelf.ledgers[number]
             state = ledger.state
-            version = self._version(ledger)
             sent = [
                 WalletRow(
                     tenant_id=state.tenant_id,
@@ -198,7 +214,7 @@ class Bills:
                     unpaid_invoices=wallet.unpaid_invoices,
                     usage=wallet.usage,
                     available=wallet.available,
-                    version=version,
+                    version=shift | (state.inputs + state.transitions),
                     as_of_ms=state.as_of_ms,
                 )
                 for wallet in ledger.wallets(now_ms)
@@ -225,20 +241,15 @@ class Bills:
         waiting: set[int] = set()
         for number in sorted(self.shelf.unsent):
             ledger = self.shelf.changed(number)
-            for usage in ledger.usages.values():
-                if usage.is_unsent and (usage.is_stored or is_last):
-                    usage.is_unsent = False
-                    version = self.shelf.generation << CHARGE_GENERATION_SHIFT | ledger.charge_version(usage)
-                    unsent.append(UnsentCharge(ledger, usage, version))
-                elif usage.is_unsent:
-                    waiting.add(number)
+            for usage in ledger.take_unsent(is_last=is_last):
+                version = self.shelf.generation << CHARGE_GENERATION_SHIFT | ledger.charge_version(usage)
+                unsent.append(UnsentCharge(ledger, usage, version))
+            if ledger.unsent:
+                waiting.add(number)
         self.shelf.unsent = waiting
         self._movable.settle()
         self._forget()
         return charge_rows(unsent)
-
-    def _version(self, ledger: Ledger) -> int:
-        return self.shelf.generation << GENERATION_SHIFT | (ledger.state.inputs + ledger.state.transitions)
 
     def dump(self) -> bytes:
         """The state as immutable bytes."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from operators.account_state import Usage
 from operators.ledger import Ledger
 from schemas import arrow
-from schemas.prices import Graduated, Volume
 
 
-@dataclass(frozen=True, slots=True)
-class UnsentCharge:
+class UnsentCharge(NamedTuple):
     """A usage whose charge is to be sent, and the version of that."""
 
     ledger: Ledger
@@ -26,7 +24,11 @@ def charge_rows(unsent: list[UnsentCharge]) -> pa.RecordBatch | None:
 
     A usage that lost its segment (its plan turned out not to hold then) is sent once more, as 0.
     """
-    rows = [_row(item) for item in unsent if _is_priced(item)]
+    rows = [
+        _row(item)
+        for item in unsent
+        if (item.usage.plan_id, item.usage.meter_id) in item.ledger.tariff.prices
+    ]
     if not rows:
         return None
     columns = [
@@ -36,13 +38,9 @@ def charge_rows(unsent: list[UnsentCharge]) -> pa.RecordBatch | None:
     return pa.RecordBatch.from_arrays(columns, schema=arrow.USAGE_CHARGES)
 
 
-def _is_priced(item: UnsentCharge) -> bool:
-    plan = item.ledger.catalog.plans_by_id.get(item.usage.plan_id)
-    return plan is not None and item.usage.meter_id in plan.charges_by_meter
-
-
 def _row(item: UnsentCharge) -> tuple[object, ...]:
-    ledger, usage, state = item.ledger, item.usage, item.ledger.state
+    ledger, usage, version = item
+    state = ledger.state
     if usage.is_stale:
         ledger.price(usage)
     return (
@@ -57,16 +55,11 @@ def _row(item: UnsentCharge) -> tuple[object, ...]:
         usage.quantity,
         usage.amount_unrounded,
         usage.amount,
-        _tiers(ledger, usage),
-        item.version,
+        _tiers(ledger, usage) if (usage.plan_id, usage.meter_id) in ledger.tariff.tiered else "[]",
+        version,
     )
 
 
 def _tiers(ledger: Ledger, usage: Usage) -> str:
-    charge = ledger.charge(usage) if _has_tiers(ledger, usage) else None
-    return "[]" if charge is None else charge.tiers_json()
-
-
-def _has_tiers(ledger: Ledger, usage: Usage) -> bool:
-    price = ledger.catalog.plans_by_id[usage.plan_id].charges_by_meter[usage.meter_id].price
-    return isinstance(price, Graduated | Volume)
+    charge = ledger.catalog.plans_by_id[usage.plan_id].charges_by_meter[usage.meter_id]
+    return charge.charge(usage.quantity).tiers_json() if ledger.is_owed(usage) else "[]"

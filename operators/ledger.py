@@ -18,16 +18,16 @@ An AVG is rounded half-even to 12 decimals; a COUNT_UNIQUE is exact to 4,096 val
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Decimal
 
 from operators.account_state import ZERO, AccountState, Usage
+from operators.balances import Balances, Wallet
 from operators.hyperloglog import UniqueSketch
+from operators.tariff import Tariff, quantity_of
 from operators.timeline import Segment, Timeline
 from schemas.catalog import Catalog
-from schemas.meters import AggregationType, Meter
-from schemas.money import EXACT, exact_sum, quantize_quantity, round_money
-from schemas.prices import Charge
+from schemas.meters import Meter
+from schemas.money import EXACT, exact_sum, round_money
 from schemas.usage import U64
 
 MOVES_BITS, READINGS_BITS = 14, 38
@@ -35,49 +35,56 @@ MOVES_MAX, READINGS_MAX = (1 << MOVES_BITS) - 1, (1 << READINGS_BITS) - 1
 """Of a charge's version: 16,383 subscription events and adjustments an account, 270 billion readings a
 charge. Past them versions stay the same, and of equal ones the store keeps the last that was sent."""
 
-_WIDE = Context(prec=76)
-"""For averages: rounded once more, to 12 decimals, where it is used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wallet:
-    """One currency of one customer at one moment; see `schemas.wallets.WalletRow`."""
-
-    currency: str
-    balance: Decimal
-    unpaid_invoices: Decimal
-    usage: Decimal
-
-    @property
-    def available(self) -> Decimal:
-        return EXACT.subtract(EXACT.subtract(self.balance, self.unpaid_invoices), self.usage)
-
 
 class Ledger:
-    """One customer's account under a catalog."""
+    """One customer's account under a catalog.
 
-    def __init__(self, catalog: Catalog, state: AccountState) -> None:
+    :arg tariff: The catalog's, when it is there already.
+    """
+
+    __slots__ = (
+        "_balances",
+        "_current",
+        "_stale",
+        "catalog",
+        "state",
+        "tariff",
+        "timeline",
+        "unsent",
+        "usages",
+    )
+
+    def __init__(self, catalog: Catalog, state: AccountState, tariff: Tariff | None = None) -> None:
         self.catalog = catalog
+        self.tariff = tariff or Tariff(catalog)
         self.state = state
         self.timeline = Timeline(catalog, state.phases)
         self.usages = {usage.key: usage for usage in state.usages}
         self._current: Segment | None = None
+        self._balances = Balances()
+        # Usages with these marks, so that nobody looks through all; one without may still be among them.
+        self._stale = [usage for usage in state.usages if usage.is_stale]
+        self.unsent = [usage for usage in state.usages if usage.is_unsent]
 
     def add_usage(
         self, meter: Meter, at_ms: int, events: int, total: Decimal, tokens: U64, *, is_settled: bool
     ) -> None:
-        """Fold in one minute's usage of a meter.
+        """Fold in usage of a meter, of one segment.
 
-        :arg at_ms: Start of the minute.
+        :arg at_ms: Start of a minute of it.
         :arg is_settled: No account event can change any more which segment the minute belongs to.
         """
         self.state.inputs += events
         segment = self.segment_at(at_ms)
-        if segment is None or self._is_forgotten(segment, meter.id):
+        if segment is None:
             return
-        usage = self.usage_of(segment, meter.id)
+        usage = self.usages.get((segment.start_ms, segment.plan.id, meter.id))
+        if usage is None:
+            if self._is_forgotten(segment, meter.id):
+                return
+            usage = self.usage_of(segment, meter.id)
         self._change(usage, meter, events, total)
-        if meter.aggregation.type is AggregationType.COUNT_UNIQUE:
+        if meter.id in self.tariff.unique:
             sketch = usage.uniques = usage.uniques or UniqueSketch()
             sketch.add(tokens)
             if is_settled:
@@ -119,12 +126,21 @@ class Ledger:
         self._note_change(usage, meter, was_used=was_used)
 
     def _note_change(self, usage: Usage, meter: Meter, *, was_used: bool) -> None:
-        usage.is_stale = usage.is_unsent = True
+        self._outdate(usage)
         if usage.is_used != was_used:  # standing charges of a default plan stand or fall with it
-            _outdate(u for u in self.usages.values() if u.key[:2] == usage.key[:2])
-        if meter.reset_usage == "NEVER":  # later segments are priced on what has come together so far
+            self._outdate(*(u for u in self.usages.values() if u.key[:2] == usage.key[:2]))
+        if meter.id in self.tariff.lasting:  # later segments are priced on what has come together so far
             same = (u for u in self.usages.values() if u.meter_id == meter.id)
-            _outdate(u for u in same if u.start_ms > usage.start_ms)
+            self._outdate(*(u for u in same if u.start_ms > usage.start_ms))
+
+    def _outdate(self, *usages: Usage) -> None:
+        for usage in usages:
+            if not usage.is_stale:
+                usage.is_stale = True
+                self._stale.append(usage)
+            if not usage.is_unsent:
+                usage.is_unsent = True
+                self.unsent.append(usage)
 
     def segment_at(self, at_ms: int) -> Segment | None:
         """As `Timeline.segment_at`; the last one asked for is remembered."""
@@ -134,6 +150,11 @@ class Ledger:
             if current is not None:
                 self.begin(current)
         return current
+
+    def is_one_segment(self, first_ms: int, last_ms: int) -> bool:
+        """Whether two moments, and all between, are in the same segment."""
+        segment = self.segment_at(first_ms)
+        return segment is not None and last_ms < segment.end_ms
 
     def retime(self, from_ms: int) -> None:
         """The timeline changed from a moment on: usages get their segment's new bounds, adjustments their
@@ -148,7 +169,7 @@ class Ledger:
             elif usage.start_ms >= from_ms:
                 usage.holds = False
             self._move_adjustments(usage, from_ms)
-            usage.is_stale = usage.is_unsent = True
+            self._outdate(usage)
 
     def _move_adjustments(self, usage: Usage, from_ms: int) -> None:
         for at_ms in [moment for moment in usage.adjustments if moment >= from_ms]:
@@ -180,15 +201,19 @@ class Ledger:
             )
             self.usages[usage.key] = usage
             self.state.usages.append(usage)
+            self._stale.append(usage)
+            self.unsent.append(usage)
+            self._balances.forget()  # it may be the first in its currency
         return usage
 
     def quantity(self, usage: Usage) -> Decimal:
         """What the meter's aggregation makes of the usage, with adjustments."""
-        meter = self.catalog.meters_by_id.get(usage.meter_id)
-        if meter is None:  # the plan's own fee, or a meter that left the catalog
+        meter_id = usage.meter_id
+        kind = self.tariff.kinds.get(meter_id)
+        if kind is None:  # the plan's own fee, or a meter that left the catalog
             return exact_sum(usage.adjustments.values())
-        if meter.reset_usage != "NEVER":
-            quantity = _aggregate(meter.aggregation.type, usage.events, usage.total, usage.uniques)
+        if meter_id not in self.tariff.lasting:
+            quantity = quantity_of(kind, usage.events, usage.total, usage.uniques)
             return exact_sum([quantity, *usage.adjustments.values()]) if usage.adjustments else quantity
         parts = list(self._until(usage))
         uniques = UniqueSketch()
@@ -197,7 +222,7 @@ class Ledger:
                 uniques.merge(part.uniques)
         events = sum(part.events for part in parts)
         total = exact_sum(part.total for part in parts)
-        quantity = _aggregate(meter.aggregation.type, events, total, uniques)
+        quantity = quantity_of(kind, events, total, uniques)
         return exact_sum([quantity, *(adjusted for part in parts for adjusted in part.adjustments.values())])
 
     def _until(self, usage: Usage) -> Iterator[Usage]:
@@ -205,15 +230,9 @@ class Ledger:
             if part.meter_id == usage.meter_id and part.start_ms <= usage.start_ms:
                 yield part
 
-    def charge(self, usage: Usage) -> Charge | None:
-        """The price of a usage's quantity; None if its plan does not price the meter, or never held then."""
-        plan = self.catalog.plans_by_id.get(usage.plan_id)
-        charge = plan.charges_by_meter.get(usage.meter_id) if plan is not None else None
-        return charge.charge(usage.quantity) if charge is not None and self.is_owed(usage) else None
-
     def is_owed(self, usage: Usage) -> bool:
         """Whether its segment is on the timeline and, of a default plan, any meter was used in it."""
-        if not usage.holds or usage.is_used:
+        if not usage.holds or usage.events or usage.adjustments:
             return usage.holds
         phase = self.timeline.phase_at(usage.start_ms)
         if phase is not None and phase.plan_id is not None:
@@ -227,68 +246,53 @@ class Ledger:
 
     def outdate(self) -> None:
         """Price every usage again, and send its charge."""
-        _outdate(self.usages.values())
+        self._outdate(*self.usages.values())
+
+    def rebuild(self) -> None:
+        """The state was changed from outside, other than by this ledger's methods: sum everything anew."""
+        self._balances.forget()
+        self._stale = [usage for usage in self.state.usages if usage.is_stale]
+        self.unsent = [usage for usage in self.state.usages if usage.is_unsent]
+
+    def take_unsent(self, *, is_last: bool) -> list[Usage]:
+        """Usages whose charge changed and is to be sent now; see `Bills.charges`. The others stay."""
+        unsent = [usage for usage in self.unsent if usage.is_unsent]
+        ready = [usage for usage in unsent if usage.is_stored or is_last]
+        self.unsent = [] if len(ready) == len(unsent) else [usage for usage in unsent if not usage.is_stored]
+        for usage in ready:
+            usage.is_unsent = False
+        return ready
 
     def charge_version(self, usage: Usage) -> int:
         """How much is folded into a charge: moves, then readings. It grows with every input that the charge
         depends on, in whatever order they come, and with no other: it would not be sent again for that, and
         a replay that meets the topics in another order could then never overtake what it replaces.
         """
-        meter = self.catalog.meters_by_id.get(usage.meter_id)
-        parts = self._until(usage) if meter is not None and meter.reset_usage == "NEVER" else (usage,)
-        folded = sum(part.events for part in parts) + self.is_owed(usage)
+        events = usage.events
+        if usage.meter_id in self.tariff.lasting:
+            events = sum(part.events for part in self._until(usage))
+        folded = events + self.is_owed(usage)
         return min(self.state.moves, MOVES_MAX) << READINGS_BITS | min(max(folded, 0), READINGS_MAX)
 
     def price(self, usage: Usage) -> None:
         """Bring the amounts of a usage up to date: rounded once, here, and never again."""
-        usage.quantity = self.quantity(usage) if self.is_owed(usage) else ZERO
-        charge = self.charge(usage)
-        usage.amount_unrounded = ZERO if charge is None else charge.amount
-        usage.amount = round_money(usage.amount_unrounded, usage.currency)
+        before = usage.amount
+        price = self.tariff.prices.get((usage.plan_id, usage.meter_id)) if self.is_owed(usage) else None
+        if price is None:
+            usage.quantity = usage.amount_unrounded = usage.amount = ZERO
+        else:
+            usage.quantity = self.quantity(usage)
+            usage.amount_unrounded = price(usage.quantity)
+            usage.amount = round_money(usage.amount_unrounded, usage.currency)
         usage.is_stale = False
+        self._balances.change(usage, before)
 
-    def wallets(self, now_ms: int) -> list[Wallet]:
+    def wallets(self, now_ms: int) -> Iterable[Wallet]:
         """One wallet for every currency that the account has seen, by currency."""
-        state = self.state
-        balance = {currency: overdraft.copy_negate() for currency, overdraft in state.overdrafts.items()}
-        for grant in state.grants:
-            live = grant.expires_ms is None or grant.expires_ms > now_ms
-            _add(balance, grant.currency, grant.remaining if live else ZERO)
-        unpaid: dict[str, Decimal] = {}
-        covered = set()
-        for invoice in state.invoices:
-            _add(unpaid, invoice.currency, invoice.unpaid)
-            if not invoice.is_void:
-                covered.add((invoice.currency, invoice.period_ms))
-        used: dict[str, Decimal] = {}
-        for usage in self.usages.values():
+        for usage in self._stale:
             if usage.is_stale:
                 self.price(usage)
-            currency = usage.currency
-            if currency not in used:
-                used[currency] = ZERO
-            if usage.amount and not (covered and usage.is_covered(covered)):
-                used[currency] = EXACT.add(used[currency], usage.amount)
-        return [
-            Wallet(c, balance.get(c, ZERO), unpaid.get(c, ZERO), used.get(c, ZERO))
-            for c in sorted(balance.keys() | unpaid.keys() | used.keys())
-        ]
-
-
-def _outdate(usages: Iterable[Usage]) -> None:
-    for usage in usages:
-        usage.is_stale = usage.is_unsent = True
-
-
-def _add(sums: dict[str, Decimal], currency: str, amount: Decimal) -> None:
-    sums[currency] = EXACT.add(sums.get(currency, ZERO), amount)
-
-
-def _aggregate(kind: AggregationType, events: int, total: Decimal, uniques: UniqueSketch | None) -> Decimal:
-    if kind is AggregationType.COUNT:
-        return Decimal(events)
-    if kind is AggregationType.SUM:
-        return total
-    if kind is AggregationType.COUNT_UNIQUE:
-        return Decimal(0 if uniques is None else uniques.count())
-    return quantize_quantity(_WIDE.divide(total, Decimal(events))) if events else ZERO
+        self._stale.clear()
+        if not self._balances.hold_at(now_ms):
+            self._balances.make(self.state, self.usages.values(), now_ms)
+        return self._balances.wallets.values()
