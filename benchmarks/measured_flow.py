@@ -38,15 +38,15 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("bill: rows", "operators.bill:BillLogic.on_notify"),
     ("bill: rows", "operators.bill:BillLogic.on_eof"),
     ("decode_accounts", "operators.decode_accounts:AccountDecoder.decode"),
-    ("sinks: buffer rows", "sinks.clickhouse:ClickHousePart.write_batch"),
-    ("sink wallets: buffer", "sinks.wallets:WalletsPart.write_batch"),
-    ("sink wallets: send", "sinks.wallets:Outbox._deliver"),
+    ("sinks: buffer rows", "sinks.clickhouse:Writer.write"),
+    ("sink wallets: buffer", "sinks.wallets:WalletOutbox.write"),
+    ("sink wallets: send", "sinks.wallets:WalletOutbox._deliver"),
     ("snapshot: source", "dataflows.sources:KafkaPartition.snapshot"),
     ("snapshot: dedupe", "operators.dedupe:DedupeLogic.snapshot"),
     ("snapshot: window", "operators.window:WindowLogic.snapshot"),
     ("snapshot: bill", "operators.bill:BillLogic.snapshot"),
-    ("snapshot: flush of sinks", "sinks.clickhouse:ClickHousePart.snapshot"),
-    ("snapshot: wallets", "sinks.wallets:WalletsPart.snapshot"),
+    ("snapshot: flush of sinks", "sinks.clickhouse:Writer.snapshot"),
+    ("snapshot: wallets", "sinks.wallets:WalletOutbox.snapshot"),
 )
 """Step -> what is timed: module:Class.function. None calls another of them."""
 INSERT = "sinks.inserts:Inserter.insert"

@@ -15,18 +15,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pyarrow as pa
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
-from typing_extensions import override
 
 from sinks import metrics
-from sinks.failures import logged_failures
 from sinks.inserts import ClickHouseConfig, Inserter, Rejected
+from sinks.shards import ShardSink
 
-__all__ = ["ClickHouseConfig", "ClickHousePart", "ClickHouseSink", "Writer", "shard_keys"]
+__all__ = ["ClickHouseConfig", "ClickHouseSink", "Writer"]
 
 
 class Writer:
@@ -53,6 +51,16 @@ class Writer:
         self._added = self._acknowledged = self._flush_to = 0
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
+
+    def restore(self, part: str, state: None) -> None:
+        """There is no state: what is committed is in ClickHouse."""
+
+    def write(self, part: str, values: Sequence[pa.RecordBatch]) -> None:
+        for batch in values:
+            self.add(batch)
+
+    def snapshot(self, part: str) -> None:
+        self.flush()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Buffer rows of the table's schema; blocks while the buffer is full."""
@@ -167,8 +175,8 @@ def text_bytes(batch: pa.RecordBatch) -> int:
 _TEXTS = (pa.string(), pa.binary())
 
 
-class ClickHouseSink(FixedPartitionedSink[pa.RecordBatch, None]):
-    """A table as a Bytewax sink. Its parts are the shards; those of one process share a `Writer`."""
+class ClickHouseSink(ShardSink[pa.RecordBatch, None]):
+    """A table as a Bytewax sink."""
 
     def __init__(
         self,
@@ -178,59 +186,4 @@ class ClickHouseSink(FixedPartitionedSink[pa.RecordBatch, None]):
         shards: int,
         rejected: Rejected | None = None,
     ) -> None:
-        self._config, self._table, self._schema, self._rejected = config, table, schema, rejected
-        self._shards = shards
-        self._lock = threading.Lock()
-        self._writer: Writer | None = None
-        self._open_parts = 0
-
-    @override
-    def list_parts(self) -> list[str]:
-        return shard_keys(self._shards)
-
-    @override
-    def part_fn(self, item_key: str) -> int:
-        return int(item_key)
-
-    @override
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> ClickHousePart:
-        with self._lock:
-            if self._writer is None:
-                self._writer = Writer(self._config, self._table, self._schema, self._rejected)
-            self._open_parts += 1
-            return ClickHousePart(step_id, self._writer, self._close_part)
-
-    def _close_part(self) -> None:
-        with self._lock:
-            self._open_parts -= 1
-            if self._open_parts == 0 and self._writer is not None:
-                self._writer.close()
-                self._writer = None
-
-
-class ClickHousePart(StatefulSinkPartition[pa.RecordBatch, None]):
-    """One shard's end of a table's writer. It has no state: what is committed is in ClickHouse."""
-
-    def __init__(self, step_id: str, writer: Writer, closed: Callable[[], None]) -> None:
-        self._step_id, self._writer, self._closed = step_id, writer, closed
-
-    @override
-    def write_batch(self, values: list[pa.RecordBatch]) -> None:
-        with logged_failures(self._step_id):
-            for batch in values:
-                self._writer.add(batch)
-
-    @override
-    def snapshot(self) -> None:
-        with logged_failures(self._step_id):
-            self._writer.flush()
-
-    @override
-    def close(self) -> None:
-        self._closed()
-
-
-def shard_keys(shards: int) -> list[str]:
-    """All keys a stream of ours can have. A sink lists all of them always: Bytewax panics on resume when a
-    part that it has state of is no longer listed (measured)."""
-    return [f"{shard:03d}" for shard in range(shards)]
+        super().__init__(shards, lambda: Writer(config, table, schema, rejected))

@@ -10,14 +10,16 @@ the table has the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
+from typing_extensions import override
 
 from schemas.events import Reject
 from sinks import metrics
-from sinks.topic import Header, TopicProducer, TopicSink, producer_options
+from sinks.shards import ShardSink
+from sinks.topic import Header, RecordWriter, TopicProducer, producer_options
 
 STEP = "dead_letter_topic"
 
@@ -39,18 +41,20 @@ def record_headers(reject: Reject) -> list[Header]:
     ]
 
 
-class TopicWriter:
+class TopicWriter(RecordWriter[Reject]):
     """Sends dead letters, and the size of those that the topic finds too large."""
 
     def __init__(self, options: Mapping[str, Any], topic: str) -> None:
         self._producer = TopicProducer(options, topic, STEP, "dead letters")
         self._too_large: list[Reject] = []
 
+    @override
     def send(self, item: Reject) -> None:
         """Queue a reject's record."""
         self._produce(item)
         metrics.DEAD_LETTERS.labels(str(item.reason)).inc()
 
+    @override
     def flush(self) -> None:
         """Return when the topic has acknowledged all that was sent, or raise."""
         self._producer.flush()
@@ -81,9 +85,9 @@ class TopicWriter:
         self._producer.send(record_key(reject), b"", headers)
 
 
-class DeadLetterTopicSink(TopicSink[Reject]):
+class DeadLetterTopicSink(ShardSink[Sequence[Reject], None]):
     """The dead-letter topic as a Bytewax sink."""
 
     def __init__(self, options: Mapping[str, Any], topic: str, shards: int) -> None:
         """`options`: librdkafka's, at least `bootstrap.servers`."""
-        super().__init__(lambda: TopicWriter(producer_options(options), topic), shards)
+        super().__init__(shards, lambda: TopicWriter(producer_options(options), topic))

@@ -1,22 +1,19 @@
 """Write to a Kafka topic: at least once, acknowledged by all replicas before an epoch commits.
 
-A sink of a topic has a writer a process, which its parts, the shards, share. `TopicProducer` is the way into
-Kafka; what a record looks like is the writer's (`sinks.dead_letter_topic`, `sinks.wallet_alerts`).
+A sink of a topic is a `ShardSink` over one `RecordWriter` a process. `TopicProducer` is the way into Kafka;
+what a record looks like is the writer's (`sinks.dead_letter_topic`, `sinks.wallet_alerts`).
 """
 
 from __future__ import annotations
 
-import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from confluent_kafka import KafkaError, Message, Producer
-from typing_extensions import override
 
 from sinks import metrics
-from sinks.clickhouse import shard_keys
-from sinks.failures import StoreUnavailable, logged_failures
+from sinks.failures import StoreUnavailable
 
 PRODUCER_OPTIONS: dict[str, Any] = {
     "linger.ms": 20,
@@ -29,7 +26,6 @@ PRODUCER_OPTIONS: dict[str, Any] = {
 
 Header = tuple[str, str | bytes | None]
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
 
 
 def producer_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,54 +81,27 @@ class TopicProducer:
             raise StoreUnavailable(f"Kafka does not take {self._what}: {self._error.str()}")
 
 
-class Writer(Protocol[T_contra]):
-    """Makes records of items."""
+class RecordWriter(ABC, Generic[T]):
+    """Makes records of items: what the parts of a topic's sink share."""
 
-    def send(self, item: T_contra) -> None:
+    @abstractmethod
+    def send(self, item: T) -> None:
         """Queue an item's record."""
 
+    @abstractmethod
     def flush(self) -> None:
         """Return when all is acknowledged, or raise."""
 
+    def restore(self, part: str, state: None) -> None:
+        """There is no state: what is committed is in the topic."""
 
-class TopicSink(FixedPartitionedSink[Sequence[T], None], Generic[T]):
-    """A topic as a Bytewax sink; its parts are the shards, which share one writer."""
+    def write(self, part: str, values: Sequence[Sequence[T]]) -> None:
+        for items in values:
+            for item in items:
+                self.send(item)
 
-    def __init__(self, open_writer: Callable[[], Writer[T]], shards: int) -> None:
-        self._open_writer, self._shards = open_writer, shards
-        self._lock = threading.Lock()
-        self._writer: Writer[T] | None = None
+    def snapshot(self, part: str) -> None:
+        self.flush()
 
-    @override
-    def list_parts(self) -> list[str]:
-        return shard_keys(self._shards)
-
-    @override
-    def part_fn(self, item_key: str) -> int:
-        return int(item_key)
-
-    @override
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> TopicPart[T]:
-        with self._lock:
-            if self._writer is None:
-                self._writer = self._open_writer()
-            return TopicPart(step_id, self._writer)
-
-
-class TopicPart(StatefulSinkPartition[Sequence[T], None], Generic[T]):
-    """One shard's end of the writer. It has no state: what is committed is in the topic."""
-
-    def __init__(self, step_id: str, writer: Writer[T]) -> None:
-        self._step_id, self._writer = step_id, writer
-
-    @override
-    def write_batch(self, values: list[Sequence[T]]) -> None:
-        with logged_failures(self._step_id):
-            for items in values:
-                for item in items:
-                    self._writer.send(item)
-
-    @override
-    def snapshot(self) -> None:
-        with logged_failures(self._step_id):
-            self._writer.flush()
+    def close(self) -> None:
+        """What was not flushed is dropped with the producer: its epoch has not committed."""

@@ -7,16 +7,18 @@ same id: a reader that must not act twice remembers ids. `sinks.live_alerts` pub
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 import orjson
 from msgspec import structs
+from typing_extensions import override
 
 from schemas.money import decimal_text
 from schemas.wallets import WalletAlert
-from sinks.topic import TopicProducer, TopicSink, producer_options
+from sinks.shards import ShardSink
+from sinks.topic import RecordWriter, TopicProducer, producer_options
 from sinks.wallet_store import rfc3339
 
 STEP = "wallet_alerts"
@@ -36,24 +38,26 @@ def alert_key(alert: WalletAlert) -> bytes:
     return "/".join(alert.id.split("/")[:3]).encode()
 
 
-class AlertWriter:
+class AlertWriter(RecordWriter[WalletAlert]):
     """Sends alerts."""
 
     def __init__(self, options: Mapping[str, Any], topic: str) -> None:
         self._producer = TopicProducer(options, topic, STEP, "wallet alerts")
 
+    @override
     def send(self, item: WalletAlert) -> None:
         """Queue an alert's record."""
         self._producer.send(alert_key(item), alert_json(item), [("meterline-alert-id", item.id.encode())])
 
+    @override
     def flush(self) -> None:
         """Return when the topic has acknowledged all that was sent, or raise."""
         self._producer.flush()
 
 
-class WalletAlertsSink(TopicSink[WalletAlert]):
+class WalletAlertsSink(ShardSink[Sequence[WalletAlert], None]):
     """The topic of alerts as a Bytewax sink."""
 
     def __init__(self, options: Mapping[str, Any], topic: str, shards: int) -> None:
         """`options`: librdkafka's, at least `bootstrap.servers`."""
-        super().__init__(lambda: AlertWriter(producer_options(options), topic), shards)
+        super().__init__(shards, lambda: AlertWriter(producer_options(options), topic))

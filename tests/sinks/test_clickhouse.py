@@ -20,8 +20,9 @@ from clickhouse_connect.driver.client import Client
 from dataflows.embedded import ClickHouse
 from schemas.arrow import USAGE_EVENTS, USAGE_WINDOWS
 from sinks import metrics
-from sinks.clickhouse import ClickHouseConfig, ClickHouseSink, Writer, shard_keys
+from sinks.clickhouse import ClickHouseConfig, ClickHouseSink, Writer
 from sinks.failures import StoreRefuses, StoreUnavailable
+from sinks.shards import shard_keys
 from tests.sinks.batches import events, eventually, windows
 
 

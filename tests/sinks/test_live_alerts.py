@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,8 @@ from dataflows.embedded import Redis
 from schemas.wallets import WalletAlert
 from sinks import live_alerts
 from sinks.failures import StoreRefuses
-from sinks.live_alerts import LiveAlertsPart, LiveAlertsSink, alerts_of_state, state_of_alerts
+from sinks.live_alerts import STATE, LiveAlertsSink
+from sinks.shards import ShardPart
 from sinks.wallets import RedisConfig
 from tests.sinks.test_wallet_alerts import ALERT
 
@@ -30,7 +31,7 @@ def client(redis_engine: Redis) -> Iterator[redis.Redis]:
         yield found
 
 
-def part_of(config: RedisConfig, state: bytes | None = None) -> LiveAlertsPart:
+def part_of(config: RedisConfig, state: bytes | None = None) -> ShardPart[Sequence[WalletAlert], bytes]:
     return LiveAlertsSink(config, 1).build_part("live_alerts", "000", state)
 
 
@@ -76,13 +77,13 @@ def test_what_redis_does_not_take_is_in_the_snapshot_and_sent_by_the_next_proces
     state = part.snapshot()
     assert time.monotonic() - began < 1
     part.close()
-    assert alerts_of_state(state) == numbered(3)
+    assert STATE.decode(state) == numbered(3)
     redis_engine.start()
     client.flushall()
     resumed = part_of(redis_config, state)
     resumed.close()
     assert published(client) == [alert.id for alert in numbered(3)]
-    assert alerts_of_state(resumed.snapshot()) == []
+    assert STATE.decode(resumed.snapshot()) == []
 
 
 def test_alerts_that_wait_are_limited_and_the_newest_stay(
@@ -92,7 +93,7 @@ def test_alerts_that_wait_are_limited_and_the_newest_stay(
     redis_engine.kill()
     part = part_of(replace(redis_config, drain_s=0.1))
     part.write_batch([numbered(2), numbered(5)])
-    assert alerts_of_state(part.snapshot()) == numbered(5)[3:]
+    assert STATE.decode(part.snapshot()) == numbered(5)[3:]
     part.close()
 
 
@@ -106,4 +107,4 @@ def test_a_redis_that_refuses_ends_the_process(client: redis.Redis, redis_config
 
 def test_states_of_another_format_are_not_read() -> None:
     with pytest.raises(ValueError, match="format 2"):
-        alerts_of_state(b"\x02" + state_of_alerts([ALERT])[1:])
+        STATE.decode(b"\x02" + STATE.encode([ALERT])[1:])

@@ -11,8 +11,9 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from schemas.arrow import LATE_READINGS, USAGE_CHARGES
-from sinks.clickhouse import ClickHouseConfig, ClickHouseSink, shard_keys
+from sinks.clickhouse import ClickHouseConfig, ClickHouseSink
 from sinks.late_readings import late_readings
+from sinks.shards import shard_keys
 from sinks.usage_charges import usage_charges
 from sinks.usage_events import usage_events
 from sinks.usage_windows import usage_windows

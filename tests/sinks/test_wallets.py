@@ -25,18 +25,13 @@ from dataflows.embedded import Redis
 from schemas.wallets import WalletRow
 from sinks import metrics
 from sinks.failures import StoreRefuses
-from sinks.wallets import (
-    RedisConfig,
-    RedisEmptied,
-    WalletsPart,
-    WalletsSink,
-    read_wallet,
-    rows_of_state,
-    state_of_rows,
-)
+from sinks.shards import ShardPart
+from sinks.wallets import STATE, RedisConfig, RedisEmptied, WalletOutbox, WalletsSink, read_wallet
 from tests.sinks.batches import eventually
 from tests.sinks.slow_proxy import slow_proxy
 from tests.sinks.wallets import wallet
+
+WalletsPart = ShardPart[list[WalletRow], bytes]
 
 
 @contextmanager
@@ -63,6 +58,11 @@ def doomed_part(config: RedisConfig, error: type[Exception]) -> Iterator[Wallets
         part.close()
 
 
+def failed(part: WalletsPart) -> bool:
+    assert isinstance(part._shared, WalletOutbox)
+    return part._shared._error is not None
+
+
 @pytest.fixture
 def redis(redis_config: RedisConfig) -> Iterator[Client]:
     with redis_config.connect() as client:
@@ -83,7 +83,7 @@ def test_rows_reach_redis_without_a_snapshot(redis_config: RedisConfig, redis: C
     with parts(redis_config) as (part,):
         part.write_batch([[wallet("quick", "5")], [wallet("quicker", "6")]])
         eventually(lambda: available(redis, "quicker") == 6)
-        eventually(lambda: part.snapshot() == state_of_rows([]))
+        eventually(lambda: part.snapshot() == STATE.encode([]))
         assert available(redis, "quick") == 5
 
 
@@ -95,15 +95,15 @@ def test_redis_away_holds_nothing_back_and_loses_nothing(
         started = time.monotonic()
         for version in range(1, 201):
             one.write_batch([[wallet(f"away-{i}", str(version + i), version=version) for i in range(10)]])
-        pending = rows_of_state(one.snapshot())
+        pending = STATE.decode(one.snapshot())
         assert time.monotonic() - started < 1
         assert [(row.version, row.available) for row in pending] == [
             (200, Decimal(200 + i)) for i in range(10)
         ]
-        assert rows_of_state(other.snapshot()) == []
+        assert STATE.decode(other.snapshot()) == []
         eventually(lambda: metrics.CIRCUIT_OPEN.labels("wallets")._value.get() == 1)
         redis_engine.start()
-        eventually(lambda: rows_of_state(one.snapshot()) == [])
+        eventually(lambda: STATE.decode(one.snapshot()) == [])
         assert metrics.CIRCUIT_OPEN.labels("wallets")._value.get() == 0
     assert [available(redis, f"away-{i}") for i in range(10)] == [200 + i for i in range(10)]
 
@@ -154,7 +154,7 @@ def test_of_one_wallet_the_highest_version_waits_and_the_later_of_equal_ones(
             structs.replace(wallet("w", "5"), currency="EUR"),
         ]
         part.write_batch([euros])
-        assert [(row.currency, row.available) for row in rows_of_state(part.snapshot())] == [
+        assert [(row.currency, row.available) for row in STATE.decode(part.snapshot())] == [
             ("USD", Decimal(3)),
             ("EUR", Decimal(4)),
         ]
@@ -196,19 +196,19 @@ def test_a_redis_that_comes_back_without_its_disk_ends_the_process(
 ) -> None:
     with doomed_part(redis_config, RedisEmptied) as part:
         part.write_batch([[wallet("disk", "1")]])
-        eventually(lambda: rows_of_state(part.snapshot()) == [])
+        eventually(lambda: STATE.decode(part.snapshot()) == [])
         redis_engine.kill()
         part.write_batch([[wallet("disk", "2", version=2)]])
         (redis_engine.directory / "appendonly.aof").unlink()
         redis_engine.start()
-        eventually(lambda: part._outbox._error)
+        eventually(lambda: failed(part))
 
 
 def test_a_key_that_redis_refuses_ends_the_process(redis_config: RedisConfig, redis: Client) -> None:
     redis.set("wallet:{acme:refused}:USD", "not a hash")
     with parts(redis_config) as (part,):
         part.write_batch([[wallet("refused", "1")]])
-        eventually(lambda: part._outbox._error)
+        eventually(lambda: failed(part))
         with pytest.raises(StoreRefuses, match="acme:refused"):
             part.write_batch([[wallet("other", "1")]])
     redis.delete("wallet:{acme:refused}:USD")
@@ -269,12 +269,12 @@ wallet_rows = st.builds(
 
 @given(st.lists(wallet_rows.filter(lambda row: row.as_of_ms < 2**63)))
 def test_state_is_bytes_that_give_the_same_rows_again(rows: list[WalletRow]) -> None:
-    assert rows_of_state(state_of_rows(rows)) == rows
+    assert STATE.decode(STATE.encode(rows)) == rows
 
 
 def test_state_of_a_later_format_is_refused() -> None:
     with pytest.raises(ValueError, match="format 2"):
-        rows_of_state(b"\x02" + state_of_rows([])[1:])
+        STATE.decode(b"\x02" + STATE.encode([])[1:])
 
 
 def test_a_flow_that_ends_while_redis_is_away_is_finished_by_the_next(
