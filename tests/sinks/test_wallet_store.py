@@ -211,6 +211,39 @@ def test_deltas_are_exact_and_add_up_to_available(
     assert sum(delta for delta, _, _ in published) == views[0].available == model.stored.available
 
 
+@st.composite
+def numbers_of_about_15_digits(draw: st.DrawFn) -> tuple[Decimal, Decimal]:
+    """Where the script goes from doubles to digits; near each other, so that little is left of them."""
+    places = draw(st.integers(0, 16))
+    units = draw(st.integers(9 * 10**14, 11 * 10**14) | st.integers(0, 2 * 10**15))
+    apart = draw(st.integers(-20, 20) | st.integers(-(2 * 10**15), 2 * 10**15))
+    sign, other_sign = draw(st.sampled_from([1, -1])), draw(st.sampled_from([1, -1]))
+    return Decimal(sign * units).scaleb(-places), Decimal(other_sign * (units + apart)).scaleb(-places)
+
+
+@pytest.mark.usefixtures("exact")
+@given(pairs=st.lists(numbers_of_about_15_digits(), min_size=20, max_size=40))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_deltas_are_exact_where_doubles_end(
+    store: WalletStore, redis: Redis, pairs: list[tuple[Decimal, Decimal]]
+) -> None:
+    customer = next(customers)
+    rows = [
+        structs.replace(wallet(customer, "0", version=version), balance=amount, available=amount)
+        for version, amount in enumerate([amount for pair in pairs for amount in pair])
+    ]
+    store.apply(rows)
+    published: Any = redis.xrange(wallet_key("acme", customer, "deltas"))
+    available = {int(entry[b"version"]): entry[b"delta"].decode() for _, entry in published}
+    before = Decimal(0)
+    for row in rows:
+        if row.version in available:  # all but those with the same amounts again
+            assert available[row.version] == decimal_text(row.available - before)
+        else:
+            assert row.available == before
+        before = row.available
+
+
 @pytest.mark.usefixtures("exact")
 @given(amounts)
 def test_an_amount_as_text_is_canonical_and_exact(amount: Decimal) -> None:
@@ -234,6 +267,31 @@ def test_names_never_collide_nor_end_the_hash_tag(wallets: list[tuple[str, str]]
         }
         assert len(slots) == 1
     assert all(key.split("{", 1)[1].find("}") == key.rfind("}") - len("wallet:{") for key in keys)
+
+
+@given(tenant=names, customer=names)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_name_reaches_redis_and_its_subscribers(
+    store: WalletStore, redis: Redis, tenant: str, customer: str
+) -> None:
+    """Names of any bytes, quotes and control characters: commands and messages are put together by hand."""
+    redis.delete(wallet_key(tenant, customer, "USD"))
+    row = structs.replace(wallet(customer, "1.5"), tenant_id=tenant)
+    with redis.pubsub() as subscriber:  # type: ignore[no-untyped-call]
+        subscriber.subscribe(deltas_channel(tenant))
+        assert subscriber.get_message(timeout=2) is not None
+        assert store.apply([row, row]) == [PUBLISHED, STALE]
+        heard = json.loads(subscriber.get_message(timeout=2)["data"])
+    assert heard == {
+        "tenant_id": tenant,
+        "external_customer_id": customer,
+        "currency": "USD",
+        "delta": "1.5",
+        "available": "1.5",
+        "version": "1",
+        "as_of": "2026-11-23T09:30:00.123Z",
+    }
+    assert [view.available for view in read_wallet(redis, tenant, customer)] == [Decimal("1.5")]
 
 
 def test_an_emptied_redis_is_noticed(store: WalletStore, redis: Redis) -> None:
