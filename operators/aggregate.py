@@ -154,9 +154,10 @@ def add(lo_a: U64, hi_a: I64, lo_b: U64, hi_b: I64) -> Limbs:
 def group(keys: U64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], U64]:
     """Order rows by key -> (order, starts, unique_keys), unique_keys ascending.
 
-    The rows of unique_keys[g] are `order[starts[g]:starts[g + 1]]`, and keep their order among themselves.
+    The rows of unique_keys[g] are `order[starts[g]:starts[g + 1]]`, in no order among themselves: to keep
+    theirs would take three times as long, 50 ns a row.
     """
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     ordered = keys[order]
     first = np.ones(len(keys), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])

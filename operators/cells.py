@@ -76,13 +76,18 @@ class Folded:
 
 
 Part = tuple[U64, U16, I64, U64, I64, U64]
-"""Buffered readings: account hash, meter, the cell's start in ms, and lo, hi, token as in `Readings`."""
+"""Buffered readings: account hash, meter, when in ms, and lo, hi, token as in `Readings`."""
 
 
-def fold(parts: list[Part], accounts: Accounts) -> Folded:
-    """Sum buffered readings by cell."""
+def fold(parts: list[Part], accounts: Accounts, window_minutes: U64 | None = None) -> Folded:
+    """Sum buffered readings by cell.
+
+    :arg window_minutes: Of each meter, if its cells are windows and not minutes.
+    """
     hashes, meter, at_ms, lo, hi, token = (np.concatenate(column) for column in zip(*parts, strict=True))
     minute = (at_ms // MINUTE_MS).astype(np.uint64)
+    if window_minutes is not None:
+        minute -= minute % window_minutes[meter]
     return sum_by_key(pack(accounts.numbers(hashes), meter.astype(np.uint64), minute), lo, hi, token)
 
 

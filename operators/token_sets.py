@@ -1,12 +1,11 @@
-"""Distinct tokens of many cells: small sets in one numpy array, large ones as a `UniqueSketch` each.
+"""Distinct tokens of many cells: exact sets in one numpy array, estimated ones as a `UniqueSketch` each.
 
 numbers of sets, their new tokens -> `TokenSets` -> uniqCombined64 states, an Arrow column
 
 A million windows with a few users each would be a million Python objects of 0.5 KB, at 2 us a touch.
-Here a small set is a run of ascending tokens in one array: 8 bytes a token and 16 a set, and one sort for all
-that a fold touches. A set that grows is written again behind the others; the array is closed up when more
-than half of it is what they left behind. A set of more than `SMALL_MAX` tokens is not written again for
-each token: it becomes a sketch for good.
+Here a set is a run of ascending tokens in one array: 8 bytes a token and 16 a set, and one sort for all that
+a fold touches. A set that grows is written again behind the others; the array is closed up when more than
+half of it is what they left behind. A set of more than `SMALL_MAX` tokens becomes a sketch for good.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from operators.hyperloglog import UniqueSketch, heads
+from operators.hyperloglog import EXACT_MAX, UniqueSketch, heads
 from schemas.usage import I64, U64
 
 Column = TypeVar("Column", I64, U64)
 
-SMALL_MAX = 256
+SMALL_MAX = EXACT_MAX
 """Tokens of the largest set that stays in the array."""
 WAITING_MAX = 1 << 16
 """Tokens that wait to be put into their sets, 1 MiB: the more at a time, the fewer rewrites of a hot set."""

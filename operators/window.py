@@ -28,7 +28,7 @@ from operators.cells import Part, fold, pack, unpack
 from operators.levels import Level
 from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
-from schemas.usage import I64, MINUTE_MS, Mask, Slice
+from schemas.usage import I64, MINUTE_MS, U64, Mask, Slice
 
 GENERATION_SHIFT = 40
 """A version is `generation << 40 | readings`: up to a million million readings a window."""
@@ -49,10 +49,12 @@ class Windows:
         self._generation = generation
         self._meter_ids = pa.array([m.id for m in state.meters], pa.string())
         self._window_ms: I64 = np.array([m.window_ms for m in state.meters], np.int64)
+        self._window_minutes = (self._window_ms // MINUTE_MS).astype(np.uint64)
         self._lateness_ms: I64 = np.array([m.lateness_ms for m in state.meters], np.int64)
+        self._lateness_min_ms = min((m.lateness_ms for m in state.meters), default=0)
         self._unique: Mask = np.array([m.unique for m in state.meters], np.bool_)
         self._forgotten_ms: I64 = np.array([m.forgotten_ms for m in state.meters], np.int64)
-        passed_ms = state.watermark.at_ms - self._lateness_ms
+        passed_ms = np.maximum(state.watermark.at_ms - self._lateness_ms, 0)
         self._is_reopened = bool((self._forgotten_ms > passed_ms).any())
         """Whether a meter was given more lateness, after windows had been forgotten that it would allow."""
         self._buffer: list[Part] = []
@@ -61,33 +63,54 @@ class Windows:
     def take(self, piece: Slice) -> pa.RecordBatch | None:
         """Buffer a slice's readings; the late ones come back (`schemas.arrow.LATE_READINGS`)."""
         readings, late_rows = piece.readings, None
-        if len(readings):
-            meter = readings.meter.astype(np.int64)
-            at_ms = piece.at_ms[readings.row]
-            start_ms = at_ms - at_ms % self._window_ms[meter]
-            closes_ms = start_ms + self._window_ms[meter] + self._lateness_ms[meter]
-            # The second half is for CreateTime topics, whose records may be older than their
-            # partition's progress: a forgotten window must not be begun anew with a lower version.
-            late = piece.append_ms[readings.row] > closes_ms
-            late |= closes_ms < self.state.watermark.at_ms
-            if self._is_reopened:
-                late |= start_ms + self._window_ms[meter] < self._forgotten_ms[meter]
+        if len(readings) and self._may_be_late(piece):
+            late = self._late(piece)
             if late.any():
-                late_rows = self._late_readings(piece, late, start_ms)
-                readings, start_ms, closes_ms = readings.select(~late), start_ms[~late], closes_ms[~late]
+                late_rows = self._late_readings(piece, late)
+                readings = readings.select(~late)
         if len(readings):
             self.state.accounts.learn(piece)
-            account = piece.account[readings.row]
-            self._buffer.append((account, readings.meter, start_ms, readings.lo, readings.hi, readings.token))
-            self._forget_at_ms = min(self._forget_at_ms, int(closes_ms.min()))
+            row = readings.row
+            values = readings.lo, readings.hi, readings.token
+            self._buffer.append((piece.account[row], readings.meter, piece.at_ms[row], *values))
         self.state.watermark.advance(piece.progress)
         return late_rows
+
+    def _may_be_late(self, piece: Slice) -> bool:
+        """Whether one of the events may be too late for some meter; what takes a fifth of asking each."""
+        passed_ms = max(int(piece.append_ms.max()), self.state.watermark.at_ms)
+        return self._is_reopened or int(piece.at_ms.min()) + self._lateness_min_ms < passed_ms
+
+    def _late(self, piece: Slice) -> Mask:
+        """Which readings are too late for their window."""
+        meter = piece.readings.meter
+        start_ms = self._start_ms(piece)
+        closes_ms = start_ms + self._window_ms[meter] + self._lateness_ms[meter]
+        # The second half is for CreateTime topics, whose records may be older than their
+        # partition's progress: a forgotten window must not be begun anew with a lower version.
+        late: Mask = piece.append_ms[piece.readings.row] > closes_ms
+        late |= closes_ms < self.state.watermark.at_ms
+        if self._is_reopened:
+            late |= start_ms + self._window_ms[meter] < self._forgotten_ms[meter]
+        return late
+
+    def _start_ms(self, piece: Slice) -> I64:
+        """Of each reading's window."""
+        at_ms = piece.at_ms[piece.readings.row]
+        return at_ms - at_ms % self._window_ms[piece.readings.meter]
 
     def fold(self) -> None:
         """Fold what is buffered into the cells."""
         if self._buffer:
-            self.state.cells.add(fold(self._buffer, self.state.accounts), self._unique)
+            folded = fold(self._buffer, self.state.accounts, self._window_minutes)
             self._buffer.clear()
+            self.state.cells.add(folded, self._unique)
+            self._forget_at_ms = min(self._forget_at_ms, int(self._closes_ms(folded.key).min()))
+
+    def _closes_ms(self, key: U64) -> I64:
+        """When cells take no more readings."""
+        _, meter, minute = unpack(key)
+        return minute * MINUTE_MS + self._window_ms[meter] + self._lateness_ms[meter]
 
     @property
     def is_dirty(self) -> bool:
@@ -129,8 +152,7 @@ class Windows:
 
     def _forget(self) -> None:
         cells, state = self.state.cells, self.state
-        _, meter, minute = unpack(cells.key)
-        closes_ms = minute * MINUTE_MS + self._window_ms[meter] + self._lateness_ms[meter]
+        closes_ms = self._closes_ms(cells.key)
         open_ = closes_ms >= state.watermark.at_ms
         if not open_.all():
             cells.select(open_)
@@ -141,7 +163,7 @@ class Windows:
             state.accounts, renumbered = state.accounts.keep(used.astype(np.uint64))
             cells.rekey(pack(renumbered[account], meter.astype(np.uint64), minute.astype(np.uint64)))
 
-    def _late_readings(self, piece: Slice, late: Mask, start_ms: I64) -> pa.RecordBatch:
+    def _late_readings(self, piece: Slice, late: Mask) -> pa.RecordBatch:
         readings = piece.readings.select(late)
         events = piece.events.take(pa.array(piece.rows[readings.row]))
         meter = readings.meter.astype(np.int64)
@@ -150,7 +172,7 @@ class Windows:
                 events.column("tenant_id").cast(pa.string()),
                 self._meter_ids.take(pa.array(meter)),
                 events.column("external_customer_id"),
-                pa.array(start_ms[late] // 1000).view(arrow.TIMESTAMP_S),
+                pa.array(self._start_ms(piece)[late] // 1000).view(arrow.TIMESTAMP_S),
                 pa.array((self._window_ms[meter] // 1000).astype(np.uint32)),
                 events.column("id"),
                 events.column("timestamp"),
