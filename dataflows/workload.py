@@ -9,11 +9,11 @@ not depend on how many are asked for. Customers are skewed (Zipf 1.1); some even
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import cycle, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from dataflows.workload_catalog import (
     SUMMED_REGIONS,
     workload_catalog,
 )
+from dataflows.workload_faults import BREAKS, UNIQUE_REASONS
 from schemas.events import Reason
 
 __all__ = ["Kind", "Produced", "Reading", "Workload", "workload_catalog"]
@@ -48,7 +49,6 @@ TENANTS = ("acme", "globex", "initech", "umbrella", "hooli", "stark", "wayne", "
 STATUSES = (200, 200, 200, 204, 404, 500)
 USERS = tuple(f"user_{number:04d}" for number in range(211))
 Chances = npt.NDArray[np.float64]
-_Break = Callable[[dict[str, Any]], dict[str, Any] | bytes]
 
 
 class Kind(StrEnum):
@@ -140,7 +140,7 @@ class Workload:
         recent: deque[Produced] = deque(maxlen=RESEND_EVENTS_MAX)
         # Each in turn, so that a few thousand events have them all.
         reasons = cycle(
-            [reason for reason in _BREAK if reason is not Reason.TOO_LARGE or self._oversize_bytes]
+            [reason for reason in BREAKS if reason is not Reason.TOO_LARGE or self._oversize_bytes]
         )
         for draw in self._draws():
             if draw.kind is Kind.DUPLICATE and recent:
@@ -202,12 +202,12 @@ class Workload:
         )
 
     def _bad(self, draw: _Draw, reason: Reason) -> Produced:
-        name = "llm_tokens" if reason in _UNIQUE_REASONS else "storage"
+        name = "llm_tokens" if reason in UNIQUE_REASONS else "storage"
         made = self._event(draw._replace(name=name, form=FORMS - 1))
         event = orjson.loads(made.value)
         if reason is Reason.TOO_LARGE:
             event["properties"]["note"] = "x" * self._oversize_bytes
-        value = _BREAK[reason](event)
+        value = BREAKS[reason](event)
         value = value if isinstance(value, bytes) else orjson.dumps(value)
         return made._replace(kind=Kind.BAD, reason=reason, value=value, readings=())
 
@@ -277,43 +277,6 @@ def _content(draw: _Draw) -> tuple[str, tuple[Reading, ...]]:
         properties = f'"gb_hours":{written},"bucket":"bucket_{random:010d}","class":"standard"'
         return f'{{{properties},"encrypted":true}}', (Reading("storage", amount),)
     return f'{{"agent":"agent_{random:010d}","version":"1.50","tags":["a",{{"b":null}}]}}', ()
-
-
-def _set(**fields: Any) -> _Break:
-    return lambda event: event | fields
-
-
-def _set_property(**properties: Any) -> _Break:
-    return lambda event: event | {"properties": event["properties"] | properties}
-
-
-def _without_property(name: str) -> _Break:
-    return lambda event: event | {"properties": {k: v for k, v in event["properties"].items() if k != name}}
-
-
-_BREAK: dict[Reason, _Break] = {
-    Reason.TOO_LARGE: lambda event: event,
-    Reason.NOT_JSON: lambda event: orjson.dumps(event)[:-20],
-    Reason.NOT_AN_OBJECT: lambda event: orjson.dumps([event]),
-    Reason.MISSING_ID: _set(id=""),
-    Reason.MISSING_EVENT_NAME: _set(event_name=None),
-    Reason.MISSING_CUSTOMER: _set(external_customer_id=None),
-    Reason.FIELD_INVALID: _set(source=7),
-    Reason.FIELD_TOO_LONG: _set(source="s" * 300),
-    Reason.PROPERTIES_INVALID: _set(properties=[1, 2]),
-    Reason.TIMESTAMP_INVALID: _set(timestamp="yesterday"),
-    Reason.TIMESTAMP_AHEAD: _set(timestamp="2299-01-01T00:00:00Z"),
-    Reason.TIMESTAMP_TOO_OLD: _set(timestamp="1999-12-31T23:59:59Z"),
-    Reason.VALUE_MISSING: _without_property("gb_hours"),
-    Reason.VALUE_NOT_NUMERIC: _set_property(gb_hours="plenty"),
-    Reason.VALUE_OUT_OF_RANGE: _set_property(gb_hours=10**18),
-    Reason.VALUE_NOT_SCALAR: _set_property(user_id=["u1"]),
-    Reason.VALUE_TOO_LONG: _set_property(user_id="u" * 1025),
-}
-"""How a good event is broken to be refused for each reason that a producer can cause."""
-
-_UNIQUE_REASONS = {Reason.VALUE_NOT_SCALAR, Reason.VALUE_TOO_LONG}
-"""Of these, the ones that only a COUNT_UNIQUE meter has."""
 
 
 def _zipf(count: int, exponent: float) -> Chances:

@@ -3,169 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from random import randbytes
 from time import sleep
-from traceback import format_exception
-from typing import Any
 from urllib.request import urlopen
 
-import clickhouse_connect
-import pyarrow as pa
 import pytest
-from clickhouse_connect.driver.client import Client
-from confluent_kafka import Consumer, Producer, TopicPartition
-from typer.testing import CliRunner
 
-from dataflows.cli import app
 from dataflows.dead_letter_replay import PAGE_ROWS
 from dataflows.dead_letters import Selection, hexdump, one_line, parse_place, payload_text
 from dataflows.embedded import Engines
-from dataflows.embedded.processes import free_port
-from dataflows.exits import UserError, known_exit
+from dataflows.exits import UserError
 from dataflows.flow_process import Metrics
-from schemas.events import Reason, Reject
-from sinks.dead_letters import reject_rows
+from schemas.events import Reason
 from sql import query
-from tests.dataflows.commands import Ran, meterline, running, wait_for
+from tests.dataflows.commands import running, wait_for
+from tests.dataflows.shop import REPAIRED, Shop, read, reject
 
-CATALOG = """
-meters:
-  - {id: calls, event_name: call, aggregation: {type: COUNT}, allowed_lateness: 1h}
-  - {id: tokens, event_name: call, aggregation: {type: SUM, field: tokens}, allowed_lateness: 1h}
-"""
-REPAIRED = CATALOG.replace("field: tokens}", "field: tokens}, on_missing: skip")
 NOT_JSON = b"\x00\xff not JSON [/red]"
-numbers = count(1)
-
-
-def invoke(settings: Mapping[str, str], *arguments: str) -> Ran:
-    """A command as `dataflows.cli.main` runs it."""
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", **settings})
-    if isinstance(result.exception, Exception):
-        known = known_exit(result.exception)
-        assert known is not None, "".join(format_exception(result.exception))
-        return Ran(known[0], result.stdout, known[1])
-    return Ran(result.exit_code, result.stdout, result.stderr)
-
-
-class Shop:
-    """Topics, tables and a flow of a test's own, worked by the commands."""
-
-    def __init__(self, engines: Engines, directory: Path) -> None:
-        self.name = f"letters-{next(numbers)}"
-        self.topic = f"{self.name}-usage"
-        self.directory = directory
-        self.url = engines.clickhouse.database_url(self.name)
-        self.settings = {
-            "METERLINE_KAFKA_BROKERS": engines.kafka_brokers,
-            "METERLINE_USAGE_TOPIC": self.topic,
-            "METERLINE_ACCOUNT_TOPIC": f"{self.name}-account",
-            "METERLINE_DEAD_LETTER_TOPIC": f"{self.name}-dead",
-            "METERLINE_CLICKHOUSE_URL": self.url,
-            "METERLINE_REDIS_URL": engines.redis_url,
-            "METERLINE_CATALOG": str(directory / "catalog.yaml"),
-            "METERLINE_RECOVERY_DIR": str(directory / "recovery"),
-            "METERLINE_METRICS_PORT": str(free_port()),
-            "METERLINE_EPOCH_S": "0.2",
-        }
-        self.catalog(CATALOG)
-        self.do("migrate")
-        self.do("topics", "--partitions", "2")
-
-    def catalog(self, text: str) -> None:
-        (self.directory / "catalog.yaml").write_text(text)
-
-    def do(self, *arguments: str, code: int = 0, **changes: str) -> Ran:
-        """Run a command in this process, which is faster, but for the flow."""
-        ran = (meterline if arguments[0] == "run" else invoke)(self.settings | changes, *arguments)
-        assert ran.code == code, ran
-        return ran
-
-    def run(self) -> None:
-        self.do("run", "--until-end")
-
-    def replay(self, *arguments: str) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(self.do("dead-letters", "replay", "--json", *arguments).out)
-        return report
-
-    def found(self, *arguments: str) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(self.do("dead-letters", "list", "--json", *arguments).out)
-        return report
-
-    def produce(self, payloads: Sequence[bytes], **options: Any) -> None:
-        producer = Producer({"bootstrap.servers": self.settings["METERLINE_KAFKA_BROKERS"]})
-        for payload in payloads:
-            producer.produce(self.topic, payload, **options)
-        assert producer.flush(30) == 0
-
-    def counted(self) -> int:
-        """How many calls are counted, by the windows."""
-        since = datetime.now(UTC) - timedelta(days=2)
-        until = since + timedelta(days=4)
-        period = ("--since", f"{since:%Y-%m-%d}", "--until", f"{until:%Y-%m-%d}", "--json")
-        ran = self.do("usage", "--tenant", self.name, "--meter", "calls", *period)
-        events: int = json.loads(ran.out)["total"]["events"]
-        return events
-
-    def event(self, event_id: str, **properties: Any) -> bytes:
-        return json.dumps(
-            {
-                "id": event_id,
-                "tenant_id": self.name,
-                "event_name": "call",
-                "external_customer_id": "bob",
-                "timestamp": datetime.now(UTC).isoformat(),
-                "properties": properties,
-            }
-        ).encode()
-
-    def store(self, *rejects: Reject) -> None:
-        """Dead letters as a flow of another time has left them."""
-        with self.clickhouse() as client:
-            client.insert_arrow("dead_letters", pa.Table.from_batches([reject_rows(rejects)]))
-
-    def clickhouse(self) -> Client:
-        return clickhouse_connect.get_client(dsn=self.url)
 
 
 @pytest.fixture
 def shop(engines: Engines, tmp_path: Path) -> Shop:
     return Shop(engines, tmp_path)
-
-
-def reject(shop: Shop, payload: bytes, offset: int, **changes: Any) -> Reject:
-    fields: dict[str, Any] = {
-        "reason": Reason.VALUE_MISSING,
-        "detail": "why",
-        "topic": shop.topic,
-        "partition": 0,
-        "offset": offset,
-        "append_ms": int(datetime.now(UTC).timestamp() * 1000),
-        "key": b"",
-        "payload": payload,
-        "headers": (),
-    }
-    return Reject(**(fields | changes))
-
-
-def read(shop: Shop, partition: int) -> list[Any]:
-    """All records of a partition of the usage topic."""
-    consumer = Consumer(
-        {"bootstrap.servers": shop.settings["METERLINE_KAFKA_BROKERS"], "group.id": "test_dead_letters"}
-    )
-    place = TopicPartition(shop.topic, partition, 0)
-    _, end = consumer.get_watermark_offsets(place, timeout=10)
-    consumer.assign([place])
-    records: list[Any] = []
-    while len(records) < end:
-        records += consumer.consume(end - len(records), 5.0)
-    consumer.close()
-    return records
 
 
 def test_an_event_that_was_rejected_counts_once_after_its_cause_is_repaired(shop: Shop) -> None:
@@ -325,28 +188,29 @@ def test_the_flow_tells_what_it_counts_and_holds(shop: Shop) -> None:
     log = shop.directory / "run.log"
     with running(shop.settings, log, "run") as process:
         wait_for(log, "is read from offset", process)
-        metrics = scrape(shop.settings, "meterline_windows_held", 2)
+        metrics = scrape(shop.settings, meterline_windows_held=2, meterline_accounts_held=1)
     assert metrics.total("meterline_events_counted_total") == 2
     assert metrics.total("meterline_events_repeated_total") == 1
     assert metrics.total("meterline_late_readings_total") == 2, "by two meters"
-    assert metrics.total("meterline_accounts_held") == 1
     assert metrics.by_label("meterline_dead_letters_total", "reason") == {"not_json": 1}
     watermark = metrics.total("meterline_watermark_timestamp_seconds", 'partition="0",topic="' + shop.topic)
     assert abs(datetime.now(UTC).timestamp() - watermark) < 60
 
 
-def scrape(settings: Mapping[str, str], name: str, value: float) -> Metrics:
-    """The flow's metrics, once this one has its value."""
+def scrape(settings: Mapping[str, str], **wanted: float) -> Metrics:
+    """The flow's metrics, once these have their values: each step tells its own when it flushes."""
+    totals: dict[str, float] = {}
     for _ in range(300):
         with (
             suppress(OSError),
             urlopen(f"http://127.0.0.1:{settings['METERLINE_METRICS_PORT']}/metrics") as page,
         ):
             metrics = Metrics(page.read().decode())
-            if metrics.total(name) == value:
+            totals = {name: metrics.total(name) for name in wanted}
+            if totals == wanted:
                 return metrics
         sleep(0.1)
-    raise AssertionError(f"{name} never was {value}")
+    raise AssertionError(f"{totals} never were {wanted}")
 
 
 @pytest.mark.parametrize(
