@@ -82,7 +82,9 @@ class Torture:
         """One process of the flow; of a cluster the others end by themselves, or are killed later."""
         running = [process for process in self.job.processes if process.poll() is None]
         if running:
-            self.chance.choice(running).kill()
+            killed = self.chance.choice(running)
+            killed.kill()
+            killed.wait()  # until it is gone it counts as running, and would then have "ended by itself"
             self.kills += 1
             self.nap()
 
