@@ -119,6 +119,8 @@ def _old_usages(ledger: Ledger, before_ms: int, usage_before_ms: int) -> Iterato
     settled = {
         (i.currency, i.period_ms) for i in ledger.state.invoices if not i.is_void and i.settled_ms < before_ms
     }
+    if not settled and all(usage.holds or not usage.plan_id for usage in ledger.state.usages):
+        return  # as of most accounts, most of the time
     staying: set[str] = set()
     for usage in sorted(ledger.usages.values(), key=lambda usage: usage.start_ms):
         if not usage.plan_id:

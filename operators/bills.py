@@ -38,8 +38,9 @@ from schemas.wallets import WalletAlert, WalletRow
 GENERATION_SHIFT = 40
 NO_TOKENS: U64 = np.empty(0, np.uint64)
 CHARGE_GENERATION_SHIFT = MOVES_BITS + READINGS_BITS
-SWEEP = 256
-"""Accounts that are looked through for what can be forgotten, each time that charges are sent."""
+SWEEP = 64
+"""Accounts that are looked through for what can be forgotten, each time that charges are sent: 100,000 in
+half an hour, and what they forget is months old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class BillConfig:
     wallet_flush_ms: int = 100
     charge_flush_ms: int = 1_000
     catch_up_ms: int = 2_000
+    catch_up_max_ms: int = 10_000
+    """While a backlog is read, wallets and charges wait so long at least and at most."""
     shards: int = 32
     """How many of these share a process, at most."""
     event_age_max_ms: int = 35 * DAY_MS
@@ -260,8 +263,10 @@ class Bills:
 
     def _await(self, number: int) -> None:
         ledger = self.shelf.ledgers[number]
-        self._expiries.add(next_expiry_ms(ledger.state), number)
-        self._beginnings.add(next_standing_ms(ledger), number)
+        if ledger.state.grants:
+            self._expiries.add(next_expiry_ms(ledger.state), number)
+        if ledger.state.phases:
+            self._beginnings.add(next_standing_ms(ledger), number)
 
     def _expire(self, now_ms: int) -> None:
         for number in self._expiries.pop(now_ms):

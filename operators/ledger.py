@@ -277,8 +277,8 @@ class Ledger:
     def price(self, usage: Usage) -> None:
         """Bring the amounts of a usage up to date: rounded once, here, and never again."""
         before = usage.amount
-        price = self.tariff.prices.get((usage.plan_id, usage.meter_id)) if self.is_owed(usage) else None
-        if price is None:
+        price = self.tariff.prices.get((usage.plan_id, usage.meter_id))
+        if price is None or not self.is_owed(usage):
             usage.quantity = usage.amount_unrounded = usage.amount = ZERO
         else:
             usage.quantity = self.quantity(usage)

@@ -9,6 +9,7 @@ from typing import Any
 
 import bytewax.operators as op
 import pyarrow as pa
+import pytest
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, run_main
 
@@ -145,6 +146,47 @@ def test_an_event_that_contradicts_its_account_comes_back_as_its_record() -> Non
     assert (reject.reason, reject.offset) == (Reason.ACCOUNT_EVENT_IMPOSSIBLE, 0)
     assert "'x' was never issued" in reject.detail
     assert json.loads(reject.payload)["invoice_id"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("behind_s", "cost_ms", "waited_ms"),
+    [
+        (0.05, 0, 100),
+        (0.05, 900, 100),  # however long it takes, a flow that keeps up sends at once
+        (1, 0, 100),  # behind, and not for the wallets' sake
+        (1, 100, 200),  # half of the time
+        (1, 900, 1000),
+        (60, 0, 2000),
+        (60, 90, 3000),  # 3 %
+        (60, 900, 10_000),
+    ],
+)
+def test_wallets_wait_longer_only_in_a_flow_that_is_behind(
+    behind_s: float, cost_ms: int, waited_ms: int
+) -> None:
+    shard = Clocked()
+    shard.feed(slice_of(NOON))
+    shard.logic._wallet_cost = timedelta(milliseconds=cost_ms)
+    shard.logic._wallets_due = None
+    shard.now = NOON + timedelta(seconds=behind_s)
+    shard.feed(slice_of(NOON))
+    assert shard.logic._wallets_due == shard.now + timedelta(milliseconds=waited_ms)
+
+
+def test_what_an_idle_source_says_is_no_backlog() -> None:
+    shard = Clocked()
+    shard.feed(slice_of(NOON))
+    shard.feed(account_slice_of(NOON - timedelta(minutes=1)))
+    assert shard.logic._behind == timedelta()
+
+
+def test_what_sending_costs_is_measured_by_the_clock() -> None:
+    shard = Clocked()
+    shard.feed(slice_of(NOON))
+    ticks = iter(range(10))
+    shard.logic._now = lambda: NOON + timedelta(seconds=1, milliseconds=30 * next(ticks))
+    assert [type(item).__name__ for item in shard.logic.on_notify()[0]] == ["WalletRows", "Alerts"]
+    assert shard.logic._wallet_cost == timedelta(milliseconds=30)
 
 
 def test_the_step_sends_each_kind_on_its_own_stream() -> None:
