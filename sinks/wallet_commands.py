@@ -91,7 +91,12 @@ class Commands:
             orjson.dumps(about).decode().removesuffix("}"),
             str(self._deltas_max),
         )
-        return f"*{len(arguments) + 7}\r\n" + "".join(map(argument, arguments))
+        return command(*arguments, more=7)
+
+
+def command(*arguments: str, more: int = 0) -> str:
+    """A command in Redis' protocol, or its beginning if there are `more` arguments."""
+    return f"*{len(arguments) + more}\r\n" + "".join(map(argument, arguments))
 
 
 def argument(text: str) -> str:
