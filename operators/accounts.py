@@ -6,6 +6,7 @@ chance that any two meet is 3e-8. A shard has at most `ACCOUNTS_MAX` at a time; 
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -18,6 +19,17 @@ ACCOUNTS_MAX = 1 << ACCOUNT_BITS
 
 Account = tuple[str, str]
 """(tenant_id, external_customer_id)"""
+
+
+class StoredAccounts(msgspec.Struct, array_like=True):
+    """Accounts in a snapshot. Names as Arrow lays strings out: their bytes, and int32 where each ends."""
+
+    hashes: memoryview
+    tenant_ends: memoryview
+    """The first is 0, where the first name begins."""
+    tenants: memoryview
+    customer_ends: memoryview
+    customers: memoryview
 
 
 class Accounts:
@@ -69,14 +81,18 @@ class Accounts:
 
     def columns(self, numbers: I64) -> tuple[pa.StringArray, pa.StringArray]:
         """(tenant_id, external_customer_id) of accounts, a row each."""
+        rows, (tenants, customers) = pa.array(numbers), self._names()
+        return tenants.take(rows), customers.take(rows)
+
+    def _names(self) -> tuple[pa.StringArray, pa.StringArray]:
+        """`names` as columns, to which those that are new are added."""
         tenants, customers = self._columns
         added = self.names[len(tenants) :]
         if added:
             tenants = pa.concat_arrays([tenants, pa.array([tenant for tenant, _ in added], pa.string())])
             customers = pa.concat_arrays([customers, pa.array([name for _, name in added], pa.string())])
             self._columns = tenants, customers
-        rows = pa.array(numbers)
-        return tenants.take(rows), customers.take(rows)
+        return tenants, customers
 
     def _extend(self, names: list[Account], hashes: list[int]) -> None:
         """Number accounts that are not here yet.
@@ -102,9 +118,34 @@ class Accounts:
             self._hashes = np.concatenate((self._hashes, fresh))
             self._fresh.clear()
 
+    def dump(self) -> StoredAccounts:
+        """The accounts for a snapshot, as views: names as Python strings would take 0.1 us each."""
+        tenants, customers = self._names()
+        return StoredAccounts(self.hashes.data, *_texts(tenants), *_texts(customers))
+
+    @staticmethod
+    def restore(stored: StoredAccounts) -> Accounts:
+        """What `dump` gave."""
+        hashes = np.frombuffer(stored.hashes, np.uint64)
+        columns = (stored.tenant_ends, stored.tenants), (stored.customer_ends, stored.customers)
+        names = (
+            pa.StringArray.from_buffers(len(hashes), pa.py_buffer(ends), pa.py_buffer(texts)).to_pylist()
+            for ends, texts in columns
+        )
+        return Accounts(list(zip(*names, strict=True)), hashes)
+
     def keep(self, numbers: U64) -> tuple[Accounts, U64]:
         """Only these accounts, and for each old number its new one (others: undefined)."""
         kept = np.unique(numbers).astype(np.int64)
         renumbered = np.zeros(len(self.names), np.uint64)
         renumbered[kept] = np.arange(len(kept), dtype=np.uint64)
         return Accounts([self.names[i] for i in kept.tolist()], self.hashes[kept]), renumbered
+
+
+def _texts(column: pa.StringArray) -> tuple[memoryview, memoryview]:
+    """Where each text ends, and the texts."""
+    _, ends, texts = column.buffers()
+    if not len(column):
+        return memoryview(bytes(4)), memoryview(b"")
+    offsets = np.frombuffer(ends, np.int32)[: len(column) + 1]
+    return offsets.data, memoryview(texts)[: offsets[-1]]

@@ -5,6 +5,10 @@ and not slice by slice, divides the fixed cost of a dozen numpy calls by thousan
 
 A cell's key is one uint64: account number (24 bits), meter index (12), minute since 1970 (28), so that
 sorting by key sorts by account, then meter, then time.
+
+A cell takes 41 bytes, in a snapshot 34, and its distinct tokens what `operators.token_sets` says. A million
+in 16 shards, a fifth of them with three tokens each, are encoded in 20 ms and restored in 60 ms (measured);
+adding to them takes 0.4 us an event in buffers of 250, as with a thousand.
 """
 
 from __future__ import annotations
@@ -24,8 +28,8 @@ from schemas.usage import I64, MINUTE_MS, U16, U64, Mask
 
 MINUTE_BITS, METER_BITS = 28, 12
 METERS_MAX = 1 << METER_BITS
-NEW_MAX = 1_024
-"""New cells of a small shard that wait to be merged; of a larger one, an eighth of all."""
+SMALL = 2_048
+"""Cells of a level that is cheaper to copy, 40 us, than to keep another beside it."""
 _MINUTE_MASK = np.uint64((1 << MINUTE_BITS) - 1)
 _METER_MASK = np.uint64(METERS_MAX - 1)
 _METER_SHIFT = np.uint64(MINUTE_BITS)
@@ -120,8 +124,8 @@ class StoredCells(msgspec.Struct, array_like=True):
 class Cells:
     """Totals by key. Its columns: key uint64, events int64, lo uint64, hi int64, dirty bool; sorted by key.
 
-    New cells wait in a level of their own until that has an eighth of all: to put a few among a million
-    would copy the million. Reading a column merges the levels first.
+    New cells of a large shard wait in a level of their own until that has an eighth of all: to put a few
+    among a hundred thousand would copy those. Reading a column merges the levels first.
     """
 
     def __init__(self) -> None:
@@ -162,14 +166,15 @@ class Cells:
         if found.all():
             self._add(self._old, at, folded, unique_meters)
             return
-        self._add(self._old, at[found], folded.select(found), unique_meters)
+        if found.any():
+            self._add(self._old, at[found], folded.select(found), unique_meters)
         rest = folded.select(~found)
         at, found = locate(self._new.key, rest.key)
         if not found.all():
             self._new = self._new.merged(Level.begun(rest.key[~found]))
             at = np.searchsorted(self._new.key, rest.key)
         self._add(self._new, at, rest, unique_meters)
-        if len(self._new) > max(NEW_MAX, len(self._old) // 8):
+        if len(self._old) <= SMALL or len(self._new) > len(self._old) // 8:
             self._merged()
 
     def take_dirty(self) -> Level:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import numpy as np
 
-from operators.accounts import Accounts
+from operators.accounts import Accounts, StoredAccounts
 from operators.cells import METERS_MAX, Cells, StoredCells, pack, unpack
 from operators.snapshot_format import check_format
 from schemas.meters import AggregationType, Meter
@@ -55,9 +55,7 @@ class WindowState:
 class _Snapshot(msgspec.Struct, array_like=True):
     format: int
     meters: list[tuple[str, int, int, bool, int]]
-    tenants: list[str]
-    customers: list[str]
-    account_hashes: bytes
+    accounts: StoredAccounts
     cells: StoredCells
     watermark_ms: int
     sources: dict[str, int]
@@ -73,9 +71,7 @@ def dump(state: WindowState) -> bytes:
                 (m.id, m.window_ms, m.lateness_ms, m.unique, max(m.forgotten_ms, passed_ms - m.lateness_ms))
                 for m in state.meters
             ],
-            [tenant for tenant, _ in state.accounts.names],
-            [customer for _, customer in state.accounts.names],
-            state.accounts.hashes.tobytes(),
+            state.accounts.dump(),
             state.cells.dump(),
             state.watermark.at_ms,
             dict(state.watermark.sources),
@@ -92,10 +88,7 @@ def restore(snapshot: bytes, meters: Sequence[WindowedMeter]) -> WindowState:
     found = msgspec.msgpack.decode(snapshot, type=_Snapshot)
     state = WindowState(
         list(meters),
-        Accounts(
-            list(zip(found.tenants, found.customers, strict=True)),
-            np.frombuffer(found.account_hashes, np.uint64),
-        ),
+        Accounts.restore(found.accounts),
         Cells.restore(found.cells),
         Watermark(found.watermark_ms, found.sources),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import accounts
-from operators.accounts import Account, Accounts
+from operators.accounts import Account, Accounts, StoredAccounts
 from operators.shard import tenant_hash
 from schemas.arrow import NAME
 from schemas.usage import U64, Readings, Slice
@@ -44,8 +45,12 @@ def test_an_account_has_one_number_through_batches_and_a_restart(
     known = Accounts()
     for turn, found in enumerate(batches):
         if turn == restart:
-            known = Accounts(list(known.names), known.hashes)
-        assert [known.names[i] for i in number(known, found)] == found
+            stored = msgspec.msgpack.encode(known.dump())
+            known = Accounts.restore(msgspec.msgpack.decode(stored, type=StoredAccounts))
+        numbers = number(known, found)
+        assert [known.names[i] for i in numbers] == found
+        columns = (column.to_pylist() for column in known.columns(np.array(numbers, np.int64)))
+        assert list(zip(*columns, strict=True)) == found
     everyone = {name for found in batches for name in found}
     assert len(known) == len(known.hashes) == len(everyone)
     assert set(known.names) == everyone

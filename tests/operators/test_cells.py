@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.accounts import ACCOUNTS_MAX
 from operators.aggregate import to_decimals
-from operators.cells import METERS_MAX, MINUTE_BITS, Cells, Folded, pack, sum_by_key, unpack
+from operators.cells import METERS_MAX, MINUTE_BITS, Cells, Folded, StoredCells, pack, sum_by_key, unpack
+from operators.hyperloglog import UniqueSketch
 from schemas.usage import I64, U64
 
 LIMIT = 10**30 - 1
@@ -105,16 +108,19 @@ def test_keys_sort_by_account_then_meter_then_time() -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(rows_of_any_kind, min_size=1, max_size=4), st.booleans())
+@given(st.lists(rows_of_any_kind, min_size=1, max_size=6), st.booleans(), st.sampled_from([0, 3, 2_048]))
 def test_cells_hold_exact_totals_however_readings_are_buffered(
-    batches: list[list[Row]], at_once: bool
+    batches: list[list[Row]], at_once: bool, small: int
 ) -> None:
     cells = Cells()
-    if at_once:
-        cells.add(folded(*batches), UNIQUE)
-    else:
-        for rows in batches:
-            cells.add(folded(rows), UNIQUE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("operators.cells.SMALL", small)
+        if at_once:
+            cells.add(folded(*batches), UNIQUE)
+        else:
+            for rows in batches:
+                cells.add(folded(rows), UNIQUE)
+    assert len(cells) == len({place for rows in batches for place, _, _ in rows})
     assert content(cells) == expected([row for rows in batches for row in rows])
     assert (np.diff(cells.key.astype(object)) > 0).all()
     assert cells.dirty.all()
@@ -130,6 +136,55 @@ def test_only_changed_cells_are_dirty() -> None:
         6: True,
         7: True,
     }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.one_of(rows_of_any_kind, st.sampled_from(["take", "crash", "read"])), max_size=8),
+    st.sampled_from([0, 2_048]),
+)
+def test_each_change_is_taken_once_with_all_that_the_cell_has(
+    story: list[list[Row] | str], small: int
+) -> None:
+    cells, told, changed = Cells(), list[Row](), set[Place]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("operators.cells.SMALL", small)
+        for turn in [*story, "take"]:
+            if isinstance(turn, list):
+                cells.add(folded(turn), UNIQUE)
+                told += turn
+                changed |= {place for place, _, _ in turn}
+            elif turn == "crash":
+                stored = msgspec.msgpack.encode(cells.dump())
+                cells = Cells.restore(msgspec.msgpack.decode(stored, type=StoredCells))
+            elif turn == "read":
+                assert content(cells) == expected(told)
+            else:
+                assert cells.is_dirty == bool(changed)
+                level = cells.take_dirty()
+                states = cells.states(level).to_pylist()
+                totals = expected(told)
+                found = zip(*(c.tolist() for c in (*unpack(level.key), level.events)), states, strict=True)
+                assert sorted(
+                    (place, events, UniqueSketch.from_state(state).count()) for *place, events, state in found
+                ) == sorted(
+                    (list(place), totals[place].events, sum(totals[place].tokens)) for place in changed
+                )
+                changed.clear()
+    assert content(cells) == expected(told)
+
+
+def test_a_few_new_cells_wait_beside_many() -> None:
+    """To put each among them at once would copy all of them for each."""
+    cells = Cells()
+    cells.add(folded([((account, 0, 5), 1, 0) for account in range(5_000)]), UNIQUE)
+    many = cells.key
+    for account in range(5_000, 5_000 + 5_000 // 8):
+        cells.add(folded([((account, 0, 5), 1, 0)]), UNIQUE)
+        assert cells._old.key is many
+    cells.add(folded([((0, 0, 6), 1, 0)]), UNIQUE)
+    assert cells._old.key is not many
+    assert len(cells) == len(cells._old) == 5_000 + 5_000 // 8 + 1
 
 
 def test_forgotten_cells_take_their_tokens_along() -> None:
