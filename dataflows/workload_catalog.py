@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 PLAN = "pay-as-you-go"
 PRICES = {"api-requests": "0.002", "llm-tokens": "0.00002", "active-users": "0.10", "storage": "0.05"}
 CURRENCY = "USD"
@@ -9,7 +11,14 @@ MODELS = ("large", "medium", "small")
 REGIONS = ("eu", "us", "ap")
 SUMMED_MODELS, SUMMED_REGIONS = MODELS[:2], REGIONS[:2]
 
-_METERS = f"""\
+
+def workload_catalog(models: Sequence[str] = SUMMED_MODELS, regions: Sequence[str] = SUMMED_REGIONS) -> str:
+    """The catalog as YAML; these models and regions are the ones whose tokens are summed."""
+    charges = "".join(
+        f'      - {{meter: {meter}, price: {{model: per_unit, unit_amount: "{price}"}}}}\n'
+        for meter, price in PRICES.items()
+    )
+    return f"""\
 meters:
   - id: api-requests
     event_name: api_request
@@ -20,8 +29,8 @@ meters:
     event_name: llm_tokens
     aggregation: {{type: SUM, field: tokens}}
     filters:
-      - {{key: model, values: [{", ".join(SUMMED_MODELS)}]}}
-      - {{key: region, values: [{", ".join(SUMMED_REGIONS)}]}}
+      - {{key: model, values: [{", ".join(models)}]}}
+      - {{key: region, values: [{", ".join(regions)}]}}
     window: 1m
     allowed_lateness: 1h
   - id: api-latency
@@ -45,13 +54,5 @@ plans:
     currency: {CURRENCY}
     billing_period: MONTHLY
     charges:
+{charges}default_plan: {PLAN}
 """
-
-
-def workload_catalog() -> str:
-    """The catalog as YAML."""
-    charges = (
-        f'      - {{meter: {meter}, price: {{model: per_unit, unit_amount: "{price}"}}}}\n'
-        for meter, price in PRICES.items()
-    )
-    return _METERS + "".join(charges) + f"default_plan: {PLAN}\n"
