@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,122 +49,106 @@ def wait_until(happened: Callable[[], bool], what: str, timeout_s: float = 40) -
         time.sleep(0.1)
 
 
-def start(started: Engines, tmp_path: Path, **settings: str) -> Job:
-    """A flow that has written events and wallets."""
+@contextmanager
+def under_load(
+    started: Engines, tmp_path: Path, seed: int, *, ends: int = 0, **settings: str
+) -> Iterator[Job]:
+    """A flow that has written events and wallets, with more coming. What a test does to it changes nothing:
+    it drains, or has ended by itself with the exit code `ends`, and after one more run all is as expected.
+    """
     job = Job(started, tmp_path, crash_catalog(), {f"METERLINE_{name}": v for name, v in settings.items()})
-    job.start()
-    job.wait_until_reading()
-    wait_until(lambda: raw_rows(started) > 0 and wallet_versions(started) > 0, "events and wallets")
-    return job
+    try:
+        with Load(started.kafka_brokers, seed) as load:
+            job.start()
+            job.wait_until_reading()
+            wait_until(lambda: raw_rows(started) > 0 and wallet_versions(started) > 0, "events and wallets")
+            yield job
+            load.stop()
+            assert job.drain() == [ends], job.log()
+        job.run_until_end()
+    finally:
+        job.kill()
+    check(started)
+
+
+def wait_for_rows(started: Engines, rows: int, when: str) -> None:
+    """Return when ClickHouse has so many events more than now."""
+    before = raw_rows(started)
+    wait_until(lambda: raw_rows(started) > before + rows, f"metering {when}")
 
 
 def test_wallets_go_on_without_clickhouse_until_the_epoch_must_close(
     started: Engines, tmp_path: Path
 ) -> None:
-    with Load(started.kafka_brokers, seed=21) as load:
-        job = start(started, tmp_path, EPOCH_S="30")
+    with under_load(started, tmp_path, seed=21, EPOCH_S="30"):
         started.clickhouse.kill()
         died_at, version = time.monotonic(), wallet_versions(started)
         wait_until(lambda: wallet_versions(started) > version + 200, "wallets without ClickHouse")
         time.sleep(max(0.0, died_at + 10 - time.monotonic()))
         started.clickhouse.start()
-        load.stop()
-        assert job.drain() == [0], job.log()
-        job.run_until_end()
-    check(started)
 
 
 def test_a_clickhouse_that_stays_away_ends_the_process_with_a_sentence(
     started: Engines, tmp_path: Path
 ) -> None:
-    with Load(started.kafka_brokers, seed=22) as load:
-        job = start(started, tmp_path, CLICKHOUSE_RETRY_S="3")
+    with under_load(started, tmp_path, seed=22, ends=1, CLICKHOUSE_RETRY_S="3") as job:
         started.clickhouse.kill()
         assert job.wait(30) == [1], job.log()
         assert "meterline: ClickHouse has not taken" in job.log()
         started.clickhouse.start()
-        load.stop()
-        job.run_until_end()
-    check(started)
 
 
 def test_metering_goes_on_without_redis_and_wallets_are_right_when_it_is_back(
     started: Engines, tmp_path: Path
 ) -> None:
-    with Load(started.kafka_brokers, seed=23) as load:
-        job = start(started, tmp_path)
+    with under_load(started, tmp_path, seed=23) as job:
         started.redis.kill()
-        rows = raw_rows(started)
-        wait_until(lambda: raw_rows(started) > rows + 1000, "metering without Redis")
+        wait_for_rows(started, 1000, "without Redis")
         job.kill()  # what Redis has not taken is in the recovery store
         job.start()
         job.wait_until_reading()
-        rows = raw_rows(started)
-        wait_until(lambda: raw_rows(started) > rows + 500, "metering without Redis after a crash")
+        wait_for_rows(started, 500, "without Redis after a crash")
         started.redis.start()
-        load.stop()
-        assert job.drain() == [0], job.log()
-        job.run_until_end()
-    check(started)
 
 
 def test_a_redis_that_was_emptied_is_noticed_and_filled_again(started: Engines, tmp_path: Path) -> None:
-    with Load(started.kafka_brokers, seed=24) as load:
-        job = start(started, tmp_path)
+    with under_load(started, tmp_path, seed=24, ends=1) as job:
         time.sleep(1)
-        with closing(Redis.from_url(started.redis_url)) as redis:
-            redis.flushall()
+        empty(started)
         assert job.wait(30) == [1], job.log()
         assert "meterline: Redis counts" in job.log()
-        load.stop()
-        job.run_until_end()
-    check(started)
 
 
 def test_a_redis_emptied_while_the_flow_is_down_is_filled_again(started: Engines, tmp_path: Path) -> None:
-    with Load(started.kafka_brokers, seed=25) as load:
-        job = start(started, tmp_path)
+    with under_load(started, tmp_path, seed=25) as job:
         time.sleep(1)
-        load.stop()
-        job.run_until_end()
+        assert job.drain() == [0], job.log()
+        empty(started)
+
+
+def empty(started: Engines) -> None:
     with closing(Redis.from_url(started.redis_url)) as redis:
         redis.flushall()
-    job.run_until_end()
-    check(started)
 
 
 def test_a_broker_and_a_clickhouse_that_crash_under_load_lose_nothing(
     started: Engines, tmp_path: Path
 ) -> None:
-    with Load(started.kafka_brokers, seed=26) as load:
-        job = start(started, tmp_path)
+    with under_load(started, tmp_path, seed=26):
         for _ in range(2):
-            started.kafka.kill()
-            time.sleep(0.5)
-            started.kafka.start()
-            started.clickhouse.kill()
-            time.sleep(0.5)
-            started.clickhouse.start()
-            rows = raw_rows(started)
-            wait_until(lambda rows=rows: raw_rows(started) > rows + 500, "metering after the crashes")  # type: ignore[misc]
-        load.stop()
-        assert job.drain() == [0], job.log()
-        job.run_until_end()
-    check(started)
+            for engine in (started.kafka, started.clickhouse):
+                engine.kill()
+                time.sleep(0.5)
+                engine.start()
+            wait_for_rows(started, 500, "after the crashes")
 
 
 def test_a_broker_that_hangs_is_waited_for(started: Engines, tmp_path: Path) -> None:
-    with Load(started.kafka_brokers, seed=27) as load:
-        job = start(started, tmp_path)
+    with under_load(started, tmp_path, seed=27):
         os.kill(started.kafka.pid, signal.SIGSTOP)
         time.sleep(5)
         os.kill(started.kafka.pid, signal.SIGCONT)
-        rows = raw_rows(started)
-        wait_until(lambda: raw_rows(started) > rows + 500, "metering after the broker hung")
-        load.stop()
-        assert job.drain() == [0], job.log()
-        job.run_until_end()
-    check(started)
+        wait_for_rows(started, 500, "after the broker hung")
 
 
 def test_a_slow_redis_does_not_slow_metering(started: Engines, tmp_path: Path) -> None:
@@ -179,17 +163,25 @@ def test_a_slow_redis_does_not_slow_metering(started: Engines, tmp_path: Path) -
         settings = {"METERLINE_REDIS_URL": url, "METERLINE_REDIS_TIMEOUT_S": "600"}
         job = Job(started, tmp_path, crash_catalog(), settings)
         job.start()
-        wait_until(lambda: differing_tables(started) == {"wallets"}, "all but the wallets", timeout_s=120)
-        assert wallet_versions(started) == 0, "a wallet went through before any answer"
-        slow_redis.answering.set()
-        for _ in range(5):
-            versions = wallet_versions(started)
-            load.write(500)
-            load.flush()
-            wait_until(lambda seen=versions: wallet_versions(started) > seen, "wallets, slowly")  # type: ignore[misc]
-        assert job.drain() == [0], job.log()
-        job.run_until_end()
+        try:
+            wait_until(lambda: differing_tables(started) == {"wallets"}, "all but the wallets", 120)
+            assert wallet_versions(started) == 0, "a wallet went through before any answer"
+            slow_redis.answering.set()
+            for _ in range(5):
+                wait_for_wallets(started, load)
+            assert job.drain() == [0], job.log()
+            job.run_until_end()
+        finally:
+            job.kill()
     check(started)
+
+
+def wait_for_wallets(started: Engines, load: Load) -> None:
+    """Write a little more, and see it in Redis."""
+    before = wallet_versions(started)
+    load.write(500)
+    load.flush()
+    wait_until(lambda: wallet_versions(started) > before, "wallets, slowly")
 
 
 def differing_tables(started: Engines) -> set[str]:
