@@ -165,7 +165,7 @@ class Outbox(ABC, Generic[K, T]):
         with self._changed:
             waiting = sorted(filter(None, self._pending.values()), key=len)
             for after, pending in zip(range(len(waiting), 0, -1), waiting, strict=True):
-                share = -(-room // after)
+                share = room // after
                 taken.append((pending, list(islice(pending.items(), share))))
                 room -= len(taken[-1][1])
         return taken
