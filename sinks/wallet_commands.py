@@ -59,7 +59,8 @@ class Commands:
 
     def __init__(self, script_sha: str, deltas_max: int) -> None:
         """`deltas_max`: entries that a customer's stream keeps, about."""
-        self._script_sha, self._deltas_max = script_sha, deltas_max
+        self._begin = command("EVALSHA", script_sha, "3", more=14)
+        self._deltas_max = str(deltas_max)
         self._head = lru_cache(maxsize=HEADS_CACHED)(self._make_head)
 
     def apply(self, row: WalletRow, updated_at: str) -> str:
@@ -77,21 +78,19 @@ class Commands:
         )
 
     def _make_head(self, tenant_id: str, customer: str, currency: str) -> str:
-        """How many arguments the command has, and those that are a wallet's own."""
+        """All that is a wallet's own."""
         about = {"tenant_id": tenant_id, "external_customer_id": customer, "currency": currency}
+        tag = wallet_key(tenant_id, customer, "")
         arguments = (
-            "EVALSHA",
-            self._script_sha,
-            "3",
-            wallet_key(tenant_id, customer, currency),
-            wallet_key(tenant_id, customer, "deltas"),
-            wallet_key(tenant_id, customer, "currencies"),
+            tag + quoted(currency),
+            tag + "deltas",
+            tag + "currencies",
             currency,
             deltas_channel(tenant_id),
             orjson.dumps(about).decode().removesuffix("}"),
-            str(self._deltas_max),
+            self._deltas_max,
         )
-        return command(*arguments, more=7)
+        return self._begin + "".join(map(argument, arguments))
 
 
 def command(*arguments: str, more: int = 0) -> str:
