@@ -51,7 +51,7 @@ class Balances:
 
     def change(self, usage: Usage, before: Decimal) -> None:
         """A usage was priced: take its amount of before out, put that of now in."""
-        if usage.amount == before or (self._covered and usage.is_covered(self._covered)):
+        if self._covered and usage.is_covered(self._covered):
             return
         was = self.wallets.get(usage.currency)
         if was is not None:

@@ -83,7 +83,7 @@ class Ledger:
             if self._is_forgotten(segment, meter.id):
                 return
             usage = self.usage_of(segment, meter.id)
-        self._change(usage, meter, events, total)
+        self._change(usage, events, total)
         if meter.id in self.tariff.unique:
             sketch = usage.uniques = usage.uniques or UniqueSketch()
             sketch.add(tokens)
@@ -97,7 +97,7 @@ class Ledger:
         usage = self.usage_of(segment, meter.id)
         was_used = usage.is_used
         usage.adjustments[at_ms] = EXACT.add(usage.adjustments.get(at_ms, ZERO), quantity)
-        self._note_change(usage, meter, was_used=was_used)
+        self._note_change(usage, was_used=was_used)
 
     def move_usage(
         self, meter: Meter, old: Segment | None, new: Segment | None, events: int, total: Decimal
@@ -105,10 +105,10 @@ class Ledger:
         """A subscription event put a minute into another segment; yields the usages that changed."""
         if old is not None:
             yield (usage := self.usage_of(old, meter.id))
-            self._change(usage, meter, -events, total.copy_negate())
+            self._change(usage, -events, total.copy_negate())
         if new is not None:
             yield (usage := self.usage_of(new, meter.id))
-            self._change(usage, meter, events, total)
+            self._change(usage, events, total)
 
     def settle_uniques(self, meter: Meter, at_ms: int, uniques: UniqueSketch) -> None:
         """A minute's distinct values can't move to another segment any more."""
@@ -118,19 +118,19 @@ class Ledger:
             settled = usage.settled = usage.settled or UniqueSketch()
             settled.merge(uniques)
 
-    def _change(self, usage: Usage, meter: Meter, events: int, total: Decimal) -> None:
+    def _change(self, usage: Usage, events: int, total: Decimal) -> None:
         was_used = usage.is_used
         usage.events += events
         if total:
             usage.total = EXACT.add(usage.total, total)
-        self._note_change(usage, meter, was_used=was_used)
+        self._note_change(usage, was_used=was_used)
 
-    def _note_change(self, usage: Usage, meter: Meter, *, was_used: bool) -> None:
+    def _note_change(self, usage: Usage, *, was_used: bool) -> None:
         self._outdate(usage)
         if usage.is_used != was_used:  # standing charges of a default plan stand or fall with it
             self._outdate(*(u for u in self.usages.values() if u.key[:2] == usage.key[:2]))
-        if meter.id in self.tariff.lasting:  # later segments are priced on what has come together so far
-            same = (u for u in self.usages.values() if u.meter_id == meter.id)
+        if usage.meter_id in self.tariff.lasting:  # later segments are priced on what has come so far
+            same = (u for u in self.usages.values() if u.meter_id == usage.meter_id)
             self._outdate(*(u for u in same if u.start_ms > usage.start_ms))
 
     def _outdate(self, *usages: Usage) -> None:
@@ -256,11 +256,11 @@ class Ledger:
 
     def take_unsent(self, *, is_last: bool) -> list[Usage]:
         """Usages whose charge changed and is to be sent now; see `Bills.charges`. The others stay."""
-        unsent = [usage for usage in self.unsent if usage.is_unsent]
-        ready = [usage for usage in unsent if usage.is_stored or is_last]
-        self.unsent = [] if len(ready) == len(unsent) else [usage for usage in unsent if not usage.is_stored]
-        for usage in ready:
-            usage.is_unsent = False
+        unsent, ready, self.unsent = self.unsent, list[Usage](), []
+        for usage in unsent:
+            if usage.is_unsent:
+                usage.is_unsent = not (is_last or usage.is_stored)
+                (self.unsent if usage.is_unsent else ready).append(usage)
         return ready
 
     def charge_version(self, usage: Usage) -> int:
@@ -285,7 +285,8 @@ class Ledger:
             usage.amount_unrounded = price(usage.quantity)
             usage.amount = round_money(usage.amount_unrounded, usage.currency)
         usage.is_stale = False
-        self._balances.change(usage, before)
+        if usage.amount != before:
+            self._balances.change(usage, before)
 
     def wallets(self, now_ms: int) -> Iterable[Wallet]:
         """One wallet for every currency that the account has seen, by currency."""
