@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import redis as redis_py
 from clickhouse_connect.driver.client import Client
 
 from dataflows.embedded import ClickHouse, EngineProcess, Kafka, Redis
 from sinks.clickhouse import ClickHouseConfig
-from sinks.wallets import RedisConfig
+from sinks.wallet_store import RedisConfig, WalletStore
+from tests.sinks.wallets import NOW_MS
 
 
 @pytest.fixture
@@ -52,6 +54,19 @@ def client(config: ClickHouseConfig) -> Iterator[Client]:
 @pytest.fixture
 def redis_config(redis_engine: Redis) -> RedisConfig:
     return RedisConfig(url=redis_engine.url, timeout_s=2.0, check_interval_s=0.05, drain_s=2.0)
+
+
+@pytest.fixture
+def redis(redis_config: RedisConfig) -> Iterator[redis_py.Redis]:
+    with redis_config.connect() as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis_config: RedisConfig) -> Iterator[WalletStore]:
+    store = WalletStore(redis_config, lambda: NOW_MS)
+    yield store
+    store.close()
 
 
 def up(engine: EngineProcess) -> None:

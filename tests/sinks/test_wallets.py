@@ -63,12 +63,6 @@ def failed(part: WalletsPart) -> bool:
     return part._shared._error is not None
 
 
-@pytest.fixture
-def redis(redis_config: RedisConfig) -> Iterator[Client]:
-    with redis_config.connect() as client:
-        yield client
-
-
 def available(redis: Client, customer: str) -> Decimal | None:
     views = read_wallet(redis, "acme", customer)
     return views[0].available if views else None
