@@ -41,6 +41,7 @@ __all__ = ["DecodeConfig", "DecodeOut", "decode", "decode_batch"]
 
 Mask = npt.NDArray[np.bool_]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,15 @@ def decode_batch(polls: Sequence[RawBatch], config: DecodeConfig) -> tuple[Event
     A row of `properties` is `msgspec.Raw`: valid for `msgspec.json.Decoder.decode` and `bytes`.
     """
     topic, progress = polls[0].topic, tuple(poll.progress for poll in polls)
-    records: Sequence[Record] = list(chain.from_iterable(poll.records for poll in polls))
-    if not records:
+    polls = [poll for poll in polls if poll.records]
+    if not polls:
         return EventBatch(_NO_EVENTS, [], [], topic, progress), []
+    records: Sequence[Record] = list(chain.from_iterable(poll.records for poll in polls))
     sizes = [len(poll.records) for poll in polls]
     partitions = np.repeat(np.array([poll.partition for poll in polls], np.int32), sizes)
+    offsets = np.concatenate([_offsets(poll.records) for poll in polls])
     events = _read(records, config)
-    columns, flagged = _columns(partitions, records, events, config)
+    columns, flagged = _columns(partitions, offsets, records, events, config)
     rejects: list[Reject] = []
     if flagged.any():
         kept, repaired = ~flagged, False
@@ -79,7 +82,7 @@ def decode_batch(polls: Sequence[RawBatch], config: DecodeConfig) -> tuple[Event
                 rejects.append(Reject.of(records[row], topic, partition, refused.reason, refused.detail))
         records, events = list(compress(records, kept)), list(compress(events, kept))
         if repaired:
-            columns, _ = _columns(partitions[kept], records, events, config)
+            columns, _ = _columns(partitions[kept], offsets[kept], records, events, config)
         else:
             columns = columns.filter(pa.array(kept))
     properties = [event.properties for event in events]
@@ -119,12 +122,12 @@ def _read(records: Sequence[Record], config: DecodeConfig) -> list[Event]:
         events = [_decode(payload) for payload in payloads]
     except _UNREADABLE:
         events = [_event(payload) for payload in payloads]
-    for row, version in enumerate([event.specversion for event in events]):
-        if version:
-            events[row] = _cloud_event(payloads[row])
-    # msgspec leaves strings that it skips unread, and its limit of nesting depends on the caller. Asking
-    # all payloads at once first saves 0.05 us an event.
-    if not b"".join(payloads).isascii() or max(map(len, payloads)) > 2 * NESTING_MAX:
+    if any([event.specversion for event in events]):  # noqa: C419 - a generator takes twice as long
+        for row, event in enumerate(events):
+            if event.specversion:
+                events[row] = _cloud_event(payloads[row])
+    # msgspec leaves strings that it skips unread, and its limit of nesting depends on the caller.
+    if not all(map(bytes.isascii, payloads)) or max(map(len, payloads)) > 2 * NESTING_MAX:
         for row, payload in enumerate(payloads):
             if (not payload.isascii() or len(payload) > 2 * NESTING_MAX) and not _is_sound(payload, config):
                 events[row] = Event()
@@ -158,20 +161,18 @@ def _is_sound(payload: bytes, config: DecodeConfig) -> bool:
 
 
 def _columns(
-    partitions: I32, records: Sequence[Record], events: Sequence[Event], config: DecodeConfig
+    partitions: I32, offsets: I64, records: Sequence[Record], events: Sequence[Event], config: DecodeConfig
 ) -> tuple[pa.RecordBatch, Mask]:
     """All rows as columns, and which of them are to be examined because a check failed."""
-    tenants = [event.tenant_id or "" for event in events]
+    tenants = [event.tenant_id for event in events]
     if not all(tenants):
         tenants = [tenant or _tenant(record, config) for tenant, record in zip(tenants, records, strict=True)]
-    tenant_id = pa.array(tenants, NAME)
-    event_name = pa.array([event.event_name or "" for event in events], NAME)
-    account = pa.array(
-        [event.external_customer_id or event.customer_id or "" for event in events], pa.string()
-    )
-    customer_id = pa.array([event.customer_id or "" for event in events], pa.string())
-    ids = pa.array([event.id or "" for event in events], pa.string())
-    source = pa.array([event.source or "" for event in events], NAME)
+    tenant_id = _names(tenants)
+    event_name = _names([event.event_name for event in events])
+    account = _texts([event.external_customer_id or event.customer_id for event in events])
+    customer_id = _texts([event.customer_id for event in events])
+    ids = _texts([event.id for event in events])
+    source = _names([event.source for event in events])
 
     text_bytes_max = config.text_bytes_max
     flagged = np.zeros(len(events), np.bool_)
@@ -199,15 +200,32 @@ def _columns(
         properties,
         _timestamps(append_ms),
         pa.array(partitions),
-        pa.array(_offsets(partitions, records)),
+        pa.array(offsets),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=USAGE_EVENTS), flagged
 
 
-def _offsets(partitions: I32, records: Sequence[Record]) -> npt.NDArray[np.int64]:
-    """Each record's offset; of one partition without gaps, as most polls are, by counting."""
+def _texts(texts: list[str | None]) -> pa.StringArray:
+    """The column; "" for None."""
+    if not any(texts):
+        return pa.repeat("", len(texts))
+    column = pa.array(texts, pa.string())
+    return column.fill_null("") if column.null_count else column
+
+
+def _names(texts: list[str | None]) -> pa.DictionaryArray:
+    """The column; "" for None. Most batches are of one tenant and one source: 0.04 us a row against 0.11."""
+    if texts.count(texts[0]) == len(texts):
+        return pa.DictionaryArray.from_arrays(
+            pa.array(np.zeros(len(texts), np.int32)), pa.array([texts[0] or ""])
+        )
+    return pa.array([text or "" for text in texts], NAME)
+
+
+def _offsets(records: Sequence[Record]) -> I64:
+    """Offsets of one partition's records; without gaps, as most polls are, by counting."""
     first, last = records[0].offset(), records[-1].offset()
-    if last - first == len(records) - 1 and (partitions == partitions[0]).all():
+    if last - first == len(records) - 1:
         return np.arange(first, last + 1)
     return np.array([record.offset() for record in records], np.int64)
 
@@ -248,11 +266,11 @@ def _joined(texts: Sequence[msgspec.Raw]) -> tuple[pa.Array, npt.NDArray[np.uint
 
     0.1 us a row against 0.27 by `pa.array`. The bytes are UTF-8: `_read` has checked the payloads.
     """
-    data = np.frombuffer(b"".join(texts), np.uint8)
+    joined = b"".join(texts)
     offsets = np.zeros(len(texts) + 1, np.int32)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    column = pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(data))
-    return column, data[offsets[:-1]]
+    np.cumsum(np.fromiter(map(len, texts), np.int32, len(texts)), out=offsets[1:])
+    column = pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(joined))
+    return column, np.frombuffer(joined, np.uint8)[offsets[:-1]]
 
 
 def _timestamps(ms: Milliseconds) -> pa.Array:

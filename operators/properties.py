@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter, methodcaller
 from typing import Any, Final
 
 import msgspec
@@ -122,23 +123,24 @@ class Properties:
 
     def __init__(self, meters: Iterable[Meter]) -> None:
         self._texts, self._numbers = _wanted(meters)
-        keys = sorted(self._texts | self._numbers)
-        # Property names are the users': they become attributes f0, f1, ... of a struct.
-        self._names = {key: f"f{i}" for i, key in enumerate(keys)}
-        self._get: Callable[[Any, str], Any] = getattr
         self._raw = self._numbers - self._texts
+        self._getters: dict[str, Callable[[Any], Any]]
+        keys = sorted(self._texts | self._numbers)
         if any(map(_ESCAPED.search, keys)):
-            self._names, self._get, self._raw = {key: key for key in keys}, dict.get, set()
+            self._raw, self._getters = set(), {key: methodcaller("get", key) for key in keys}
             self._judge = self._decode = msgspec.json.Decoder(dict[str, Any], float_hook=JsonNumber).decode
         else:
-            self._judge, self._decode = _decoder(self._names, set()), _decoder(self._names, self._raw)
+            # Property names are the users': they become attributes f0, f1, ... of a struct.
+            names = {key: f"f{i}" for i, key in enumerate(keys)}
+            self._getters = {key: attrgetter(name) for key, name in names.items()}
+            self._judge, self._decode = _decoder(names, set()), _decoder(names, self._raw)
 
     def read(self, properties: Sequence[bytes | memoryview], sizes: I64) -> tuple[Columns, list[Unreadable]]:
         """The columns that the meters read. Events that can't be read are in none, so that rows move up.
 
         :arg sizes: Bytes of each of `properties`.
         """
-        if not self._names:
+        if not self._getters:
             return Columns({}, {}), []
         # An integer that Python does not read is passed over if its key comes again.
         doubtful = np.flatnonzero(sizes > INTEGER_BYTES_MAX).tolist() if self._raw else []
@@ -150,11 +152,11 @@ class Properties:
             return self._columns(_without(properties, unreadable)), unreadable
 
     def _columns(self, properties: Sequence[bytes | memoryview]) -> Columns:
-        decode, get = self._decode, self._get
+        decode = self._decode
         decoded = [decode(text) for text in properties]
         columns = Columns({}, {})
-        for key, name in self._names.items():
-            values = [get(one, name) for one in decoded]
+        for key, get in self._getters.items():
+            values = list(map(get, decoded))
             if key in self._raw:
                 columns.numbers[key] = NumberColumn(values)
                 continue
