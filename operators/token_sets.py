@@ -111,7 +111,7 @@ class TokenSets:
 
     @staticmethod
     def restore(counts: I64, tokens: U64, large: list[bytes]) -> TokenSets:
-        """What `dump` gave, as sets 0, 1, ...; taken as it is, since checking a register state takes 1 ms."""
+        """What `dump` gave, as sets 0, 1, ...; it is not copied, nor checked, which takes registers 1 ms."""
         sets = TokenSets()
         sets._reset(counts, tokens)
         numbers = np.flatnonzero(counts == _LARGE).tolist()
@@ -199,7 +199,7 @@ def _distinct(tokens: U64, owners: I64, sets: int) -> tuple[U64, I64]:
 
 def _with_room(column: Column, size: int) -> Column:
     """The column, with room for `size` values; growing by half makes that a copy or two a value."""
-    if size <= len(column) and column.flags.writeable:
+    if size <= len(column):
         return column
     grown = np.empty(max(size, len(column) * 3 // 2), column.dtype)
     grown[: len(column)] = column

@@ -146,7 +146,9 @@ def test_only_changed_cells_are_dirty() -> None:
 def test_each_change_is_taken_once_with_all_that_the_cell_has(
     story: list[list[Row] | str], small: int
 ) -> None:
-    cells, told, changed = Cells(), list[Row](), set[Place]()
+    told: list[Row] = [((account, 1, 0), 1, account) for account in range(100, 200)]
+    cells, changed = Cells(), {place for place, _, _ in told}
+    cells.add(folded(told), UNIQUE)  # so many that new ones wait beside them
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("operators.cells.SMALL", small)
         for turn in [*story, "take"]:
@@ -182,6 +184,10 @@ def test_a_few_new_cells_wait_beside_many() -> None:
     for account in range(5_000, 5_000 + 5_000 // 8):
         cells.add(folded([((account, 0, 5), 1, 0)]), UNIQUE)
         assert cells._old.key is many
+    assert len(cells.take_dirty()) == len(cells)
+    cells.add(folded([((5_000, 0, 5), 1, 0)]), UNIQUE)
+    assert cells.is_dirty
+    assert cells.take_dirty().events.tolist() == [2]
     cells.add(folded([((0, 0, 6), 1, 0)]), UNIQUE)
     assert cells._old.key is not many
     assert len(cells) == len(cells._old) == 5_000 + 5_000 // 8 + 1
