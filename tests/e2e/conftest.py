@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataflows.embedded import Engines, engines
-from tests.e2e.job import prepare
+from tests.e2e.job import RUNNING, prepare
 
 
 @pytest.fixture
@@ -16,3 +16,13 @@ def started(tmp_path: Path) -> Iterator[Engines]:
     with engines(tmp_path / "engines") as running:
         prepare(running)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def no_flow_outlives_its_test() -> Iterator[None]:
+    """A test that fails leaves its flow running, which would go on looking for engines that are gone."""
+    yield
+    while RUNNING:
+        process = RUNNING.pop()
+        process.kill()
+        process.wait()

@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 PARTITIONS = 4
 TOPICS = {"usage-events": PARTITIONS, "account-events": 1, "dead-letters": 1, "wallet-alerts": 1}
 
+RUNNING: list[subprocess.Popen[bytes]] = []
+"""Every process that a job of this test has started, ended or not."""
+
 
 def prepare(engines: Engines) -> None:
     """Topics and tables."""
@@ -123,6 +126,7 @@ class Job:
                         cwd=ROOT,
                     )
                 )
+        RUNNING.extend(self.processes)
 
     def log(self) -> str:
         """What the processes started last have said, the end of it."""

@@ -57,17 +57,14 @@ def under_load(
     it drains, or has ended by itself with the exit code `ends`, and after one more run all is as expected.
     """
     job = Job(started, tmp_path, crash_catalog(), {f"METERLINE_{name}": v for name, v in settings.items()})
-    try:
-        with Load(started.kafka_brokers, seed) as load:
-            job.start()
-            job.wait_until_reading()
-            wait_until(lambda: raw_rows(started) > 0 and wallet_versions(started) > 0, "events and wallets")
-            yield job
-            load.stop()
-            assert job.drain() == [ends], job.log()
-        job.run_until_end()
-    finally:
-        job.kill()
+    with Load(started.kafka_brokers, seed) as load:
+        job.start()
+        job.wait_until_reading()
+        wait_until(lambda: raw_rows(started) > 0 and wallet_versions(started) > 0, "events and wallets")
+        yield job
+        load.stop()
+        assert job.drain() == [ends], job.log()
+    job.run_until_end()
     check(started)
 
 
@@ -163,16 +160,13 @@ def test_a_slow_redis_does_not_slow_metering(started: Engines, tmp_path: Path) -
         settings = {"METERLINE_REDIS_URL": url, "METERLINE_REDIS_TIMEOUT_S": "600"}
         job = Job(started, tmp_path, crash_catalog(), settings)
         job.start()
-        try:
-            wait_until(lambda: differing_tables(started) == {"wallets"}, "all but the wallets", 120)
-            assert wallet_versions(started) == 0, "a wallet went through before any answer"
-            slow_redis.answering.set()
-            for _ in range(5):
-                wait_for_wallets(started, load)
-            assert job.drain() == [0], job.log()
-            job.run_until_end()
-        finally:
-            job.kill()
+        wait_until(lambda: differing_tables(started) == {"wallets"}, "all but the wallets", 120)
+        assert wallet_versions(started) == 0, "a wallet went through before any answer"
+        slow_redis.answering.set()
+        for _ in range(5):
+            wait_for_wallets(started, load)
+        assert job.drain() == [0], job.log()
+        job.run_until_end()
     check(started)
 
 
