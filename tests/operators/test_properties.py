@@ -39,7 +39,9 @@ OTHERS = st.sampled_from(["null", "true", '"5"', '"+5.5"', '""', '"e"', "[1e3]",
 @given(st.lists(NUMBERS | OTHERS, min_size=1, max_size=8))
 @example(["0.123456789012", "-0.12345678901", "99999999999999", "-9999999999999", "0.1234567890123"])
 @example(["1", "1e3", "2"])
-@example(["1", "2E1"])
+@example(["1", "2E1", "5E18"])
+@example(["5e18"])
+@example(["1E-13", "7"])
 @example(["999999999999999999", "1000000000000000000"])
 def test_numbers_of_a_column_are_those_of_its_values(texts: list[str]) -> None:
     raws = [msgspec.Raw(text.encode()) for text in texts]
