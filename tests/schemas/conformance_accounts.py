@@ -13,7 +13,8 @@ import numpy as np
 
 from operators.account_events import apply
 from operators.account_state import AccountState
-from operators.ledger import Ledger, Wallet
+from operators.balances import Wallet
+from operators.ledger import Ledger
 from schemas.accounts import parse_account_event
 from tests.builders import account_event, at_ms, catalog, meter, payload, plan, price
 from tests.schemas.conformance import Case, OutOfScope, refuse, total
