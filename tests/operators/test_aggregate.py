@@ -28,7 +28,7 @@ from schemas.events import Reason
 from schemas.usage import I64, U64
 
 PATIENT = settings(deadline=None)  # a process's first call of Arrow's kernels takes 0.4 s
-ROOMY = Context(prec=4000, rounding=ROUND_HALF_EVEN)
+ROOMY = Context(prec=12_000, rounding=ROUND_HALF_EVEN)
 LIMIT = 10**18
 KEYS = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), max_size=60)
 INT128 = st.integers(-(2**127), 2**127 - 1)
