@@ -1,13 +1,14 @@
 """From produce to visible: the wallet in Redis, the window and the raw row in ClickHouse, under a load.
 
 A probe is an event of a customer, and so of a wallet, that nobody saw before. Its clock starts before
-`produce()` and stops when its delta has arrived by pub/sub, and when a query that is asked every 200 ms has
-it in its answer, so that the query's own time, and up to 200 ms, are part of it. Asked every 20 ms, the
+`produce()` and stops when its delta has arrived by pub/sub, and when a query that is asked every 500 ms has
+it in its answer, so that the query's own time, and up to 500 ms, are part of it. Asked every 20 ms, the
 queries alone took most of the core that the stores have.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -26,14 +27,15 @@ from redis.client import PubSub
 from benchmarks.bed import PARTITIONS, Bed, Stores
 from benchmarks.catalog import API
 from benchmarks.events import Shape
-from benchmarks.machine import cores, load, used
-from benchmarks.processes import ROOT, contestant
+from benchmarks.load import READY
+from benchmarks.machine import cores, load, pin, used
+from benchmarks.processes import ROOT, ContestantError, contestant
 from dataflows.embedded.processes import free_port
 from sinks.clickhouse import ClickHouseConfig
 
 PROBE_TENANT = "probe"
 PROBE_EVERY_S = 0.01
-QUERY_EVERY_S = 0.2
+QUERY_EVERY_S = 0.5
 WARM_UP_S = 5
 WAIT_S = 30.0
 """For probes that are still under way when the load has ended; later ones count as never."""
@@ -107,6 +109,10 @@ def latency(bed: Bed, rate: int, seconds: int) -> Latency:
             text=True,
         )
         stack.callback(producer.kill)
+        pin(producer.pid, cores()[1:])
+        pin(os.getpid(), cores()[1:])
+        if producer.stdout is None or producer.stdout.readline().strip() != READY:
+            raise ContestantError("the load ended before it began")
         time.sleep(WARM_UP_S)
         pid = flow.processes[0].pid
         began, cpu_before = time.perf_counter(), used(pid)

@@ -21,7 +21,7 @@ from bytewax.run import cli_main
 
 from dataflows.catalogs import read_catalog
 from dataflows.exits import UserError
-from dataflows.metering import build_flow, kafka_sources, store_sinks
+from dataflows.metering import build_flow, kafka_source, store_sinks
 from dataflows.ports import require_free_port
 from dataflows.recovery import RecoveryStore, Slot, open_store
 from dataflows.settings import Settings
@@ -60,8 +60,8 @@ def run(settings: Settings, options: RunOptions) -> None:
         else:
             require_migrations(settings.clickhouse_url)
         require_topics(settings)
-        sources = kafka_sources(settings, until_end=options.until_end)
-        flow = build_flow(catalog, settings, sources, store_sinks(settings))
+        source = kafka_source(settings, until_end=options.until_end)
+        flow = build_flow(catalog, settings, source, store_sinks(settings))
         _serve_metrics(settings.metrics_port, store)
         _drain_on_signals()
         _tune_garbage_collector()

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
         8_000, ge=500, le=100_000, description="Messages of one batch: what a backlog is read in."
     )
     poll_interval_ms: int = Field(
-        20, ge=1, le=250, description="How often a partition that is up to date is polled."
+        40, ge=1, le=250, description="How often a partition that is up to date is polled."
     )
 
     clickhouse_url: str = Field(
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         Path(".meterline/recovery"), description="Directory of the recovery store: offsets and state."
     )
     shards: int = Field(
-        16, ge=1, le=999, description="Shards of customers. Fixed when the recovery store is created."
+        8, ge=1, le=999, description="Shards of customers, and processes at most. Fixed when the recovery store is created."
     )
     epoch_s: Seconds = Field(2, description="Time between commits, and what a crash repeats.")
 
@@ -125,13 +125,14 @@ class Settings(BaseSettings):
         600, ge=0, le=86_400, description="A repeated id is dropped this long after the first."
     )
     dedupe_ids_max: int = Field(
-        250_000,
+        500_000,
         ge=1,
         le=100_000_000,
         description="Ids remembered a shard; past it the oldest are forgotten.",
     )
-    window_flush_ms: Milliseconds = Field(
-        1000, description="How often changed windows and charges go to ClickHouse."
+    window_flush_ms: Milliseconds = Field(1000, description="How often changed windows go to ClickHouse.")
+    charge_flush_ms: Milliseconds = Field(
+        2000, description="How often changed charges go to ClickHouse; they wait for an epoch's end before."
     )
     wallet_flush_ms: Milliseconds = Field(100, description="How often changed wallets go to Redis.")
     dead_letter_ratio_max: float = Field(

@@ -68,7 +68,7 @@ class SourceConfig:
     batch_messages_max: int = 8_000
     """Records of one batch. The steps behind pay some 5 ms a batch, whatever its size, so a backlog is read
     in large ones; a flow that falls behind finds more at each poll, until it keeps up."""
-    poll_interval_ms: int = 20
+    poll_interval_ms: int = 40
     """A poll that does not fill its batch is followed by the next one after this time. It must stay far below
     the epoch interval: Bytewax can't end an epoch while a source sleeps."""
     heartbeat_s: float = 5
@@ -147,7 +147,7 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
         self._config = config
         self._now_getter = now_getter
         self._topic, self._partition = topic, partition
-        self._partitions = sum(cluster.partitions.values())
+        self._partitions = cluster.partitions[topic]
         self._cluster_id, self._topic_id = cluster.id, cluster.topic_ids[topic]
         self._watch = BrokerWatch(topic, partition)
         self._consumer = consumer(config.kafka, self._watch.callbacks())

@@ -41,7 +41,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
 
 def _to_wire(value: Any) -> bytes:
     if isinstance(value, UniqueSketch):
-        return value.state()
+        return value.stored()
     raise TypeError(f"no wire form for {type(value).__name__}")
 
 

@@ -100,7 +100,7 @@ class RawBatch:
     progress_ms: int
     """No record of this partition that comes later was appended before this time."""
     partitions: int
-    """How many partitions its source reads."""
+    """How many partitions its topic has."""
 
     @property
     def progress(self) -> Progress:

@@ -260,3 +260,10 @@ def test_a_state_is_kept_until_a_value_is_new(tokens: U64, n: int) -> None:
 def test_a_malformed_state_is_refused_by_name(state: bytes, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         UniqueSketch.from_state(state)
+
+
+@given(st.sets(st.integers(0, 2**64 - 1), max_size=300))
+def test_what_is_stored_comes_back_as_the_same_state(hashes: set[int]) -> None:
+    sketch = UniqueSketch()
+    sketch.add(np.array(sorted(hashes, key=lambda one: one * 31 % 1009), np.uint64))
+    assert UniqueSketch.from_state(sketch.stored()).state() == sketch.state()
