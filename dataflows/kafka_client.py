@@ -27,8 +27,8 @@ HEARD_MIN = 2
 """As many good statistics in a row say that fetches are answered again after an outage."""
 
 TUNING: Mapping[str, str | int] = {
-    # A fetch waits for this much or this long. Answered for each append, as by default, fetches took a tenth of
-    # the flow's CPU at 10,000 events/s, and a quarter of a core of the broker's.
+    # A fetch waits for this much or this long. Answered for each append, as by default, fetches took a tenth
+    # of the flow's CPU at 10,000 events/s, and a quarter of a core of the broker's.
     "fetch.min.bytes": 65_536,
     "fetch.wait.max.ms": 40,
     "fetch.queue.backoff.ms": 10,  # the default 1000 stops fetching for a second whenever the queue is full

@@ -108,7 +108,10 @@ class Settings(BaseSettings):
         Path(".meterline/recovery"), description="Directory of the recovery store: offsets and state."
     )
     shards: int = Field(
-        8, ge=1, le=999, description="Shards of customers, and processes at most. Fixed when the recovery store is created."
+        8,
+        ge=1,
+        le=999,
+        description="Shards of customers, and processes at most. Fixed when the recovery store is created.",
     )
     epoch_s: Seconds = Field(2, description="Time between commits, and what a crash repeats.")
 

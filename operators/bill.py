@@ -1,10 +1,11 @@
 """Price usage as it comes, and keep every wallet, on Bytewax's clock. Slices -> wallets, charges, rejects.
 
 What is owed is decided in operators/bills.py; here is when it is sent. Wallets leave at most
-`wallet_flush_ms` after a change, charges at most `charge_flush_ms`. A flow that falls behind lets them wait
-as long as it is behind, unless they take less than half the time: it is then not they that hold it up. While
-a backlog is read nobody waits for them: they take 3 % of the time each, and are sent every `catch_up_ms` at
-most and every `catch_up_max_ms` at least, so that no dashboard stands still.
+`wallet_flush_ms` after a change; charges at most `charge_flush_ms` after the commit that has them, alerts
+with the next wallets after it. A flow that falls behind lets them wait as long as it is behind, unless they
+take less than half the time: it is then not they that hold it up. While a backlog is read nobody waits for
+them: they take 3 % of the time each, and are sent every `catch_up_ms` at most and every `catch_up_max_ms` at
+least, so that no dashboard stands still.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
         self._on_held = on_held
         self._held = 0
         self._tell_held()
-        self._wallets_due: datetime | None = now() if self._bills.has_wallets else None
+        to_tell = self._bills.has_wallets or self._bills.has_alerts
+        self._wallets_due: datetime | None = now() if to_tell else None
         self._charges_due: datetime | None = now() if self._bills.has_charges else None
 
     @override
@@ -99,7 +101,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
         now = self._now()
         if newest_ms:
             self._behind = now - datetime.fromtimestamp(newest_ms / 1000, UTC)
-        if self._bills.has_wallets:
+        if self._bills.has_wallets or self._bills.has_alerts:
             wait = self._wait(self._config.wallet_flush_ms, self._wallet_cost)
             self._wallets_due = _sooner(self._wallets_due, now + wait)
         if self._bills.has_charges:
@@ -132,11 +134,12 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
     @override
     def on_eof(self) -> tuple[Iterable[Bill], bool]:
         # Drain: send what changed, but RETAIN, so that the next run goes on.
-        return [*self._wallets(self._now()), *self._charges(is_last=True)], self.RETAIN
+        return [*self._wallets(self._now(), is_last=True), *self._charges(is_last=True)], self.RETAIN
 
-    def _wallets(self, now: datetime) -> Iterable[Bill]:
+    def _wallets(self, now: datetime, *, is_last: bool = False) -> Iterable[Bill]:
         self._wallets_due = None
-        rows, alerts = self._bills.wallets(int(now.timestamp() * 1000))
+        rows = self._bills.wallets(int(now.timestamp() * 1000))
+        alerts = self._bills.alerts(is_last=is_last)
         self._wallet_cost = self._now() - now
         return [*([WalletRows(rows)] if rows else []), *([Alerts(alerts)] if alerts else [])]
 

@@ -20,6 +20,7 @@ from operators.snapshot_format import check_format
 from operators.tariff import Tariff
 from schemas.catalog import Catalog
 from schemas.usage import Watermark
+from schemas.wallets import WalletAlert
 
 FORMAT = 2
 
@@ -34,6 +35,8 @@ class _Snapshot(msgspec.Struct, array_like=True):
     """An array of `AccountState`."""
     unsent: list[int]
     """Numbers of the accounts with charges that were not sent yet."""
+    alerts: list[WalletAlert]
+    """That were not sent yet."""
     recent: StoredCells
     usage_watermark: tuple[int, dict[str, int]]
     account_watermark: tuple[int, dict[str, int]]
@@ -73,6 +76,10 @@ class Shelf:
         """Accounts whose `_encoded` is not theirs any more."""
         self.unsent: set[int] = set()
         """Accounts with charges that were not sent yet."""
+        self.alerts: list[WalletAlert] = []
+        """Those that were not sent yet, in their order."""
+        self.stored_alerts = 0
+        """How many of them the last snapshot has."""
         self.recent = Cells()
         """Usage by minute that an account event may still move to another segment."""
         self.usage_watermark = Watermark()
@@ -96,6 +103,12 @@ class Shelf:
         self._changed.add(number)
         return self.ledgers[number]
 
+    def take_alerts(self, *, everything: bool) -> list[WalletAlert]:
+        """Alerts to send: those that the last snapshot has, or all."""
+        taken = self.alerts if everything else self.alerts[: self.stored_alerts]
+        self.alerts, self.stored_alerts = self.alerts[len(taken) :], 0
+        return taken
+
     def dump(self) -> bytes:
         """The state as immutable bytes; the caller has folded what was buffered."""
         for number in self._changed:
@@ -104,6 +117,7 @@ class Shelf:
                 usage.is_stored = True
             self._encoded[number] = _ENCODER.encode(state)
         self._changed.clear()
+        self.stored_alerts = len(self.alerts)
         return _ENCODER.encode(
             _Snapshot(
                 FORMAT,
@@ -113,6 +127,7 @@ class Shelf:
                 self.accounts.hashes.tobytes(),
                 _joined(self._encoded),
                 sorted(self.unsent),
+                self.alerts,
                 self.recent.dump(),
                 (self.usage_watermark.at_ms, dict(self.usage_watermark.sources)),
                 (self.account_watermark.at_ms, dict(self.account_watermark.sources)),
@@ -134,6 +149,7 @@ class Shelf:
         shelf.accounts = Accounts(names, np.frombuffer(found.account_hashes, np.uint64))
         shelf.ledgers = [Ledger(catalog, state, shelf._tariff) for state in states]
         shelf.unsent = set(found.unsent)
+        shelf.alerts, shelf.stored_alerts = found.alerts, len(found.alerts)
         shelf.usage_watermark = Watermark(*found.usage_watermark)
         shelf.account_watermark = Watermark(*found.account_watermark)
         shelf.generation = found.generation

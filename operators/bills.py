@@ -5,8 +5,12 @@ events) and the transitions that time made (credits expired, standing charges be
 `generation << 52 |` what is folded into the charge (`Ledger.charge_version`). Another catalog is a new
 generation.
 
+Charges and alerts wait until a snapshot that has them is committed, an epoch or two: a crash repeats what
+came after the last commit in other steps, and could not take back what it does not know to be told. A record
+that comes after a snapshot says that it is committed: sources wait for that.
+
 State, a shard: operators/bill_state.py. On resume every wallet is sent again, so that Redis may have
-lost anything; charges that had not been sent are.
+lost anything; charges and alerts that had not been sent are.
 """
 
 from __future__ import annotations
@@ -73,6 +77,8 @@ class Bills:
         self._appended: list[I64] = []
         self._touched = set(range(len(shelf.ledgers)))
         """Accounts whose wallets changed since they were last sent; after a resume all."""
+        self._is_committed = True
+        """Whether the last snapshot is."""
         self._expiries = Schedule()
         """When an account's next credit expires."""
         self._beginnings = Schedule()
@@ -85,6 +91,7 @@ class Bills:
 
     def take(self, piece: Slice) -> None:
         """Buffer the readings of a slice."""
+        self._is_committed = True
         readings = piece.readings
         if len(readings):
             self.shelf.accounts.learn(piece)
@@ -104,6 +111,7 @@ class Bills:
 
     def take_accounts(self, piece: AccountSlice) -> Iterator[Reject]:
         """Apply account events; those that contradict their account come back."""
+        self._is_committed = True
         self.fold()
         for entry in piece.entries:
             number = self.shelf.accounts.number_of(
@@ -194,16 +202,20 @@ class Bills:
         return bool(self._buffer) or bool(self.shelf.unsent)
 
     @property
+    def has_alerts(self) -> bool:
+        """Whether alerts may be sent now."""
+        return self._is_committed and self.shelf.stored_alerts > 0
+
+    @property
     def next_transition_ms(self) -> int | None:
         """When time alone changes a wallet next."""
         return self._expiries.next_ms
 
-    def wallets(self, now_ms: int) -> tuple[list[WalletRow], list[WalletAlert]]:
-        """The wallets that changed since they were last sent, and the thresholds that they crossed."""
+    def wallets(self, now_ms: int) -> list[WalletRow]:
+        """The wallets that changed since they were last sent; notes the thresholds that they crossed."""
         self.fold()
         self._expire(now_ms)
         rows: list[WalletRow] = []
-        alerts: list[WalletAlert] = []
         shift = self.shelf.generation << GENERATION_SHIFT
         for number in sorted(self._touched):
             ledger = self.shelf.ledgers[number]
@@ -225,20 +237,29 @@ class Bills:
             rows.extend(sent)
             if self._has_thresholds or state.thresholds:
                 levels = dict(state.judged)
-                alerts.extend(judge(ledger, sent, now_ms))
+                self.shelf.alerts.extend(judge(ledger, sent, now_ms))
                 if state.judged != levels:
                     self.shelf.changed(number)
         self._touched.clear()
-        return rows, alerts
+        return rows
+
+    def alerts(self, *, is_last: bool = False) -> list[WalletAlert]:
+        """The alerts that may be sent now; they are not kept.
+
+        :arg is_last: Those of no snapshot yet as well: what follows is one.
+        """
+        return self.shelf.take_alerts(everything=is_last) if self.has_alerts or is_last else []
 
     def charges(self, *, is_last: bool = False) -> pa.RecordBatch | None:
         """The charges that changed since they were last sent (`schemas.arrow.USAGE_CHARGES`).
 
-        A usage waits until a snapshot has it, an epoch at most. After a crash account events may be read
-        before the usage that they move; a charge of which no state knew would then never be corrected.
+        After a crash account events may be read before the usage that they move; a charge of which no state
+        knew would then never be corrected.
 
-        :arg is_last: Send those as well: what follows is a snapshot.
+        :arg is_last: Those of no snapshot yet as well: what follows is one.
         """
+        if not (self._is_committed or is_last):
+            return None
         self.fold()
         unsent: list[UnsentCharge] = []
         waiting: set[int] = set()
@@ -257,6 +278,7 @@ class Bills:
     def dump(self) -> bytes:
         """The state as immutable bytes."""
         self.fold()
+        self._is_committed = False
         return self.shelf.dump()
 
     # -- time

@@ -10,8 +10,8 @@ is not seen. Before its first comparison a wallet stands at 0. A threshold that 
 another plan says nothing by itself, unless the account had none before: then it is compared with that 0.
 
 State, in `AccountState`: the levels last compared, and for each threshold the number of its crossings, which
-is in the alert's id: a replay that sees the same crossings gives the same ids. A replay may see fewer of
-them (its flushes fall otherwise); what it tells then has an id that was told before.
+is in the alert's id. A replay may see other crossings, as its flushes fall otherwise; so an alert is told
+only once a commit has it (operators/bills.py), and a crash takes back none that was told.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -11,11 +12,12 @@ import pyarrow as pa
 from operators.aggregate import to_decimals
 from operators.cityhash import city_hash64
 from operators.decode import DecodeConfig, decode_batch
+from operators.decode_accounts import AccountDecoder, DecodeAccountsConfig
 from operators.meter import Measure
 from operators.shard import Sharder
 from schemas.events import EventBatch, RawBatch, Record, Reject
 from schemas.meters import Meter
-from schemas.usage import MeteredBatch, Slice
+from schemas.usage import AccountSlice, MeteredBatch, Slice
 from tests import builders
 from tests.operators.records import record
 
@@ -34,6 +36,17 @@ def decoded(records: Sequence[Record], partition: int = 0, partitions: int = 1) 
     batch, rejects = decode_batch([poll], DecodeConfig())
     assert not rejects
     return batch
+
+
+def account_slice_of(at: datetime, *events: dict[str, Any]) -> AccountSlice:
+    """Account events of one shard, appended when they happened."""
+    appended = round(at.timestamp() * 1000)
+    records = [record(builders.payload(event), n, append_ms=appended) for n, event in enumerate(events)]
+    poll = RawBatch("account-events", 0, records, appended, 1)
+    ((_, piece),) = (
+        i for i in AccountDecoder(DecodeAccountsConfig(1)).decode(poll) if not isinstance(i, Reject)
+    )
+    return piece
 
 
 def measured(

@@ -16,7 +16,6 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from operators.bill import Alerts, BillLogic, ChargeRows, WalletRows, bill
 from operators.bills import BillConfig
 from operators.decode import DecodeConfig, decode_batch
-from operators.decode_accounts import AccountDecoder, DecodeAccountsConfig
 from operators.meter import Measure
 from operators.shard import Sharder
 from schemas.catalog import load_catalog
@@ -24,6 +23,7 @@ from schemas.events import RawBatch, Reason, Reject
 from schemas.usage import AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
 from tests.builders import account_event, payload, rfc3339, usage_event
+from tests.operators.batches import account_slice_of
 from tests.operators.records import record
 from tests.operators.stories import CATALOG_YAML
 
@@ -45,14 +45,8 @@ def slice_of(at: datetime, tokens: int = 13) -> Slice:
     return piece
 
 
-def account_slice_of(at: datetime, *events: dict[str, Any]) -> AccountSlice:
-    appended = round(at.timestamp() * 1000)
-    records = [record(payload(event), n, append_ms=appended) for n, event in enumerate(events)]
-    poll = RawBatch("account-events", 0, records, appended, 1)
-    ((_, piece),) = (
-        i for i in AccountDecoder(DecodeAccountsConfig(1)).decode(poll) if not isinstance(i, Reject)
-    )
-    return piece
+IDLE = AccountSlice((), ())
+"""What an idle source says: it may only once the last snapshot is committed."""
 
 
 class Clocked:
@@ -73,27 +67,39 @@ class Clocked:
         return [type(item).__name__ for item in sent]
 
 
-def test_wallets_leave_after_their_flush_and_charges_once_a_snapshot_has_them() -> None:
+def test_wallets_leave_after_their_flush_and_charges_and_alerts_once_a_commit_has_them() -> None:
     shard = Clocked()
     assert shard.logic.notify_at() is None
     assert shard.feed(slice_of(NOON)) == []
     assert shard.after(99) == []
-    assert shard.after(1) == ["WalletRows", "Alerts"]
+    assert shard.after(1) == ["WalletRows"]
     assert shard.after(899) == []
     assert shard.after(1) == []  # charges are due, but no snapshot has them
     shard.logic.snapshot()
-    assert shard.after(1000) == ["ChargeRows"]
+    assert shard.after(1000) == []  # a snapshot has them, and it may not be committed yet
+    assert shard.feed(IDLE) == []
+    assert shard.after(100) == ["Alerts"]
+    assert shard.after(900) == ["ChargeRows"]
     assert shard.after(5000) == []
     assert shard.logic.notify_at() is None
 
 
-def test_charges_of_usage_that_a_snapshot_has_leave_at_once() -> None:
+def test_charges_of_usage_that_a_commit_has_leave_at_once() -> None:
     shard = Clocked()
     shard.feed(slice_of(NOON))
+    assert shard.after(100) == ["WalletRows"]
     shard.logic.snapshot()
-    assert shard.after(1000) == ["WalletRows", "Alerts", "ChargeRows"]
+    shard.feed(IDLE)
+    assert shard.after(1000) == ["Alerts", "ChargeRows"]
     shard.feed(slice_of(NOON + timedelta(seconds=1)))
     assert shard.after(1000) == ["WalletRows", "ChargeRows"]
+
+
+def test_alerts_that_a_crash_found_unsent_are_sent_on_resume() -> None:
+    shard = Clocked()
+    shard.feed(slice_of(NOON))
+    shard.after(100)
+    assert Clocked(shard.logic.snapshot()).after(0) == ["WalletRows", "Alerts", "ChargeRows"]
 
 
 def test_the_end_of_input_sends_all_and_keeps_the_state() -> None:
@@ -114,6 +120,7 @@ def test_a_credit_that_expires_changes_the_wallet_when_it_does_also_after_a_resu
     shard.feed(slice_of(NOON), account_slice_of(NOON, credit))
     shard.after(100)
     shard.logic.snapshot()
+    shard.feed(IDLE)
     shard.after(1000)
     assert shard.logic.notify_at() == expiry
     for one in (shard, Clocked(shard.logic.snapshot(), now=expiry - timedelta(seconds=1))):
@@ -185,7 +192,7 @@ def test_what_sending_costs_is_measured_by_the_clock() -> None:
     shard.feed(slice_of(NOON))
     ticks = iter(range(10))
     shard.logic._now = lambda: NOON + timedelta(seconds=1, milliseconds=30 * next(ticks))
-    assert [type(item).__name__ for item in shard.logic.on_notify()[0]] == ["WalletRows", "Alerts"]
+    assert [type(item).__name__ for item in shard.logic.on_notify()[0]] == ["WalletRows"]
     assert shard.logic._wallet_cost == timedelta(milliseconds=30)
 
 

@@ -1,4 +1,7 @@
-"""Thresholds: peers' vectors, a table of crossings, and alerts through the whole flow against the oracle."""
+"""Thresholds: a table of crossings, and alerts through the whole flow against the oracle.
+
+Peers' vectors are in tests/schemas/conformance_alerts.py.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,15 @@ import json
 import random
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.account_state import AccountState, Level, Terms
+from operators.account_state import AccountState, Terms
 from operators.ledger import Ledger
-from operators.thresholds import CROSSINGS_MAX, is_beyond, judge
+from operators.thresholds import CROSSINGS_MAX, judge
 from schemas.catalog import load_catalog
 from schemas.thresholds import Threshold
 from schemas.wallets import WalletAlert, WalletRow
@@ -24,7 +26,6 @@ from tests.operators.pipeline import Pipeline
 from tests.operators.stories import BEGIN, CATALOG_YAML, batch, steps, story_of
 from tests.oracle import LogRecord, Rules, expected
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 NOW_MS = 1_795_426_200_000
 
 
@@ -53,55 +54,6 @@ class Account:
 
 def told(alerts: list[WalletAlert]) -> list[str]:
     return [alert.id.removeprefix("acme/cust_1/USD/") for alert in alerts]
-
-
-def vectors(kind: str) -> list[Any]:
-    lines = [line for path in sorted(VECTORS.glob("*.jsonl")) for line in path.read_text().splitlines()]
-    cases = [case for line in lines if (case := json.loads(line))["kind"] == kind]
-    return [pytest.param(case["input"], case["expected"], id=f"{kind}-{n}") for n, case in enumerate(cases)]
-
-
-@pytest.mark.parametrize(("given", "wanted"), vectors("alert.thresholds"))
-def test_lago_crossings(given: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Without the recurring ones, which we don't have: levels of our own say which those are."""
-    rises = given["direction"] == "increasing"
-    kind = "spend" if rises else "low_balance"
-    account = Account(*((kind, "amount", level) for level in given["thresholds"]))
-    for value in (given["previous"], given["current"]):
-        alerts = account.judge(usage=value) if rises else account.judge(available=value)
-    crossed = sorted(str(alert.threshold) for alert in alerts if (alert.direction == "up") == rises)
-    assert crossed == sorted(set(wanted["crossed"]) & set(given["thresholds"]))
-
-
-@pytest.mark.parametrize(("given", "wanted"), vectors("alert_state"))
-def test_flexprice_states(given: dict[str, Any], wanted: dict[str, Any]) -> None:
-    state = "ok"
-    for name, setting in reversed(given["settings"].items()):
-        kind = "spend" if setting["condition"] == "above" else "low_balance"
-        level = Level(Decimal(given["balance"]), Decimal(given["balance"]))
-        if is_beyond(Terms("t", kind, Decimal(setting["threshold"]), None), level):
-            state = {"critical": "in_alarm"}.get(name, name)
-    assert state == wanted["state"]
-
-
-@pytest.mark.parametrize(("given", "wanted"), vectors("alert.balance_threshold"))
-def test_openmeter_thresholds(given: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """They name the highest that is crossed; ours are all told."""
-    level = Level(Decimal(given["balance"]), Decimal(given["usage"]), Decimal(given.get("grants", "0")))
-    beyond: dict[str, list[tuple[Decimal, list[str]]]] = {"usage": [], "balance": []}
-    for name, value in given["thresholds"]:
-        what, measure = name.split("_")
-        terms = Terms(
-            name,
-            "spend" if what == "usage" else "low_balance",
-            Decimal(value) if measure == "value" else None,
-            Decimal(value) if measure == "percentage" else None,
-        )
-        if is_beyond(terms, level):
-            part = Decimal(value) if measure == "value" else level.credits * Decimal(value) / 100
-            beyond[what].append((part, [name, value]))
-    assert max(beyond["usage"], default=(0, None))[1] == wanted["usage"]
-    assert min(beyond["balance"], default=(0, None))[1] == wanted["balance"]
 
 
 LOW, SPEND = ("low_balance", "amount", "10"), ("spend", "amount", "10")
@@ -237,5 +189,5 @@ def test_alerts_are_the_crossings_of_the_oracles_wallets_and_survive_crashes(
         if usage < 6 <= wallet.usage:
             wanted.append(("spend", "up", "6"))
         available, usage = wallet.available, wallet.usage
-    alerts = pipeline.stores.alerts.values()
+    alerts = pipeline.drain().alerts.values()
     assert [(alert.kind, alert.direction, str(alert.threshold)) for alert in alerts] == wanted
