@@ -11,7 +11,7 @@ import msgspec
 
 from benchmarks.bed import Bed, Log, Stores
 from benchmarks.events import Shape
-from benchmarks.machine import cores, load
+from benchmarks.machine import Load, cores
 from benchmarks.measured_flow import Measured
 from benchmarks.processes import Timing, contestant
 from benchmarks.verify import verify
@@ -49,7 +49,7 @@ def measured_run(
 
 def cost(bed: Bed, shape: Shape) -> Cost:
     """Run over a log, with the watch on."""
-    log, before = bed.preload(shape), load()
+    log, before = bed.preload(shape), Load.now()
     with bed.stores("cost") as stores:
         measured, timing, _ = measured_run(bed, log, stores)
         verdict = verify(stores.clickhouse.url, stores.redis.url, log.events, log.shape.customers)
@@ -65,5 +65,5 @@ def cost(bed: Bed, shape: Shape) -> Cost:
         total,
         measured.collector_cpu_s / events * 1e6,
         str(verdict),
-        f"{before} / {load()}",
+        before.until_now(),
     )

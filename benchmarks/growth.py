@@ -16,7 +16,7 @@ from benchmarks.bed import PARTITIONS, Bed
 from benchmarks.catalog import NAMES
 from benchmarks.cost import measured_run
 from benchmarks.events import Events, Shape, draw
-from benchmarks.machine import load
+from benchmarks.machine import Load
 
 METERS, WINDOWS = 5, 10
 MINUTE_MS = 60_000
@@ -43,7 +43,7 @@ class Growth:
 def growth(bed: Bed, cells: int, cells_max: int, events: int) -> Growth:
     """`cells_max`: the largest of the rows, which says how many events all rows fill their cells with."""
     customers = max(1, cells // (METERS * WINDOWS))
-    topic, before = f"growth-{cells}", load()
+    topic, before = f"growth-{cells}", Load.now()
     base_ms = round(time.time() * 1000) // MINUTE_MS * MINUTE_MS - (WINDOWS + 1) * MINUTE_MS
     log = bed.preload(Shape(0, customers), topic)
     bed.produce(topic, _filling(customers, cells_max * len(NAMES) // METERS, base_ms))
@@ -63,7 +63,7 @@ def growth(bed: Bed, cells: int, cells_max: int, events: int) -> Growth:
         float(stalls_ms.max()),
         {step: measured.wall_s[f"snapshot: {step}"] * 1000 / epochs for step in STATEFUL},
         measured.first_batch_at - started_at,
-        f"{before} / {load()}",
+        before.until_now(),
     )
 
 

@@ -28,7 +28,7 @@ from benchmarks.bed import PARTITIONS, Bed, Stores
 from benchmarks.catalog import API
 from benchmarks.events import Shape
 from benchmarks.load import READY
-from benchmarks.machine import cores, load, pin, used
+from benchmarks.machine import Load, cores, pin, used
 from benchmarks.processes import ROOT, ContestantError, contestant
 from dataflows.embedded.processes import free_port
 from sinks.clickhouse import ClickHouseConfig
@@ -90,7 +90,7 @@ class Seen:
 
 def latency(bed: Bed, rate: int, seconds: int) -> Latency:
     """Run the flow on the first core under this load, everything else on the others."""
-    topic, before = f"latency-{rate}", load()
+    topic, before = f"latency-{rate}", Load.now()
     log = bed.preload(Shape(0, CUSTOMERS), topic)
     seen = Seen()
     with bed.stores(topic) as stores, ExitStack() as stack:
@@ -125,7 +125,7 @@ def latency(bed: Bed, rate: int, seconds: int) -> Latency:
         seen.stop.set()
         flow.terminate()
     cpu_s = cpu_after.cpu_s - cpu_before.cpu_s if cpu_after and cpu_before else 0.0
-    after = f"{before} / {load()}"
+    after = before.until_now()
     return Latency(bed.kind, rate, int(came_to), len(seen.sent), seen.quantiles_ms(), cpu_s / took, after)
 
 

@@ -48,8 +48,25 @@ def pin(pid: int, to: Iterable[int]) -> None:
         os.sched_setaffinity(int(task.name), to)
 
 
-def load() -> str:
-    return " ".join(f"{value:.2f}" for value in os.getloadavg())
+@dataclass(frozen=True)
+class Load:
+    """How busy the machine is with other things: its load averages, and what a hypervisor has withheld."""
+
+    averages: str
+    stolen: int
+    ticks: int
+    """Of all cores, as `stolen`."""
+
+    @staticmethod
+    def now() -> Load:
+        ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return Load(" ".join(f"{value:.2f}" for value in os.getloadavg()), ticks[7], sum(ticks))
+
+    def until_now(self) -> str:
+        """Both loads, and the part of all cores' time that was stolen in between."""
+        now = Load.now()
+        stolen = (now.stolen - self.stolen) / max(1, now.ticks - self.ticks)
+        return f"{self.averages} / {now.averages}, {stolen:.0%} stolen"
 
 
 def describe() -> list[str]:

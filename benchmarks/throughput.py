@@ -20,7 +20,7 @@ from benchmarks import truth
 from benchmarks.bed import Bed, Log
 from benchmarks.catalog import API, LLM
 from benchmarks.events import Shape
-from benchmarks.machine import cores, cpu_s, load, pin
+from benchmarks.machine import Load, cores, cpu_s, pin
 from benchmarks.processes import ContestantError, contestant
 from benchmarks.verify import verify
 from dataflows.embedded.processes import free_port
@@ -88,7 +88,7 @@ def throughput(bed: Bed, shape: Shape, bytewax_events: int, rounds: int) -> tupl
 
 def meterline(bed: Bed, shape: Shape, *, processes: int) -> Result:
     """`meterline run --until-end`, as many processes as cores."""
-    log, before = bed.preload(shape), load()
+    log, before = bed.preload(shape), Load.now()
     with bed.stores("meterline") as stores:
         mine = cores()[:processes]
         engines = bed.engines(stores)
@@ -115,13 +115,13 @@ def meterline(bed: Bed, shape: Shape, *, processes: int) -> Result:
         timing.engines_cpu_s,
         timing.rss_mb,
         str(verdict),
-        f"{before} / {load()}",
+        before.until_now(),
     )
 
 
 def bytewax(bed: Bed, shape: Shape) -> Result:
     """benchmarks/bytewax_flow.py on one core, as ours."""
-    log, before = bed.preload(shape), load()
+    log, before = bed.preload(shape), Load.now()
     with bed.stores("bytewax") as stores:
         url = stores.clickhouse.url
         module = [sys.executable, "-m", "benchmarks.bytewax_flow"]
@@ -145,7 +145,7 @@ def bytewax(bed: Bed, shape: Shape) -> Result:
         timing.engines_cpu_s,
         timing.rss_mb,
         verdict,
-        f"{before} / {load()}",
+        before.until_now(),
     )
 
 
@@ -155,7 +155,7 @@ def kafka_engine(bed: Bed, shape: Shape) -> Result:
         raise Unavailable("it joins a consumer group, which the embedded broker does not have")
     if not CHDB_PYTHON.exists():
         raise Unavailable("chdb 3.7.2 is not in benchmarks/.venv-chdb; `make bench` installs it")
-    log, before = bed.preload(shape), load()
+    log, before = bed.preload(shape), Load.now()
     with bed.stores("kafka-engine") as stores:
         pin(bed.broker.pid, cores())
         script = str(Path(__file__).with_name("kafka_engine.py"))
@@ -180,7 +180,7 @@ def kafka_engine(bed: Bed, shape: Shape) -> Result:
         {"Kafka": broker_cpu_s},
         took["rss_mb"],
         verdict,
-        f"{before} / {load()}",
+        before.until_now(),
     )
 
 
