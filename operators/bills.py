@@ -36,10 +36,9 @@ from schemas.accounts import AccountEvent
 from schemas.catalog import Catalog
 from schemas.events import Reason, Reject
 from schemas.meters import AggregationType
-from schemas.usage import I64, MINUTE_MS, U64, AccountSlice, Slice
+from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, U64, AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
 
-GENERATION_SHIFT = 40
 NO_TOKENS: U64 = np.empty(0, np.uint64)
 CHARGE_GENERATION_SHIFT = MOVES_BITS + READINGS_BITS
 SWEEP = 64

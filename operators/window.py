@@ -29,10 +29,7 @@ from operators.cells import Part, fold, pack, unpack
 from operators.levels import Level
 from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
-from schemas.usage import I64, MINUTE_MS, U64, Mask, Slice
-
-GENERATION_SHIFT = 40
-"""A version is `generation << 40 | readings`: up to a million million readings a window."""
+from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, U64, Mask, Slice
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ RUNS_MAX = 4
 MINUTE_MS = 60_000
 """Usage is kept by the minute; windows and billing periods begin on whole ones."""
 
+GENERATION_SHIFT = 40
+"""A row's version is `generation << 40 |` the inputs folded in: up to a million million of them."""
+
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
