@@ -32,9 +32,19 @@ def crash_catalog() -> str:
     """The workload's catalog, with windows that close and are forgotten within a test."""
     catalog = workload_catalog().replace("allowed_lateness: 1h", "allowed_lateness: 5s", 2)
     assert catalog.count("allowed_lateness: 5s") == 2
+    catalog = catalog.replace(f"  - id: {PLAN}\n", f"  - id: {PLAN}\n{_THRESHOLDS}")
+    assert _THRESHOLDS in catalog
     head, tail = catalog.split("default_plan:")
     return f"{head}{_PRO}default_plan:{tail}"
 
+
+_THRESHOLDS = """\
+    thresholds:
+      - {kind: low_balance, amount: "5"}
+      - {kind: low_balance, amount: "-0.01"}
+      - {kind: spend, amount: "0.02"}
+"""
+"""Low enough that a minute's usage crosses them, and a credit or an invoice again."""
 
 _PRO = """\
   - id: pro

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from dataflows.embedded import Engines
+from tests.e2e.alerts import alerts_in_redis, wrong_alerts
 from tests.e2e.job import Job
 from tests.e2e.load import Load, crash_catalog
 from tests.e2e.stores import compare
@@ -35,6 +38,10 @@ def test_kills_at_random_moments_change_nothing(
         job.run_until_end()
     truth, found = compare(started, crash_catalog())
     assert not found, f"seed {seed}:\n{found}"
+    with closing(Redis.from_url(started.redis_url)) as redis:
+        told = alerts_in_redis(redis, {key[:2] for key in truth.wallets})
+    assert told, "thresholds were crossed"
+    assert list(wrong_alerts(told, truth)) == []
     assert not watch.steps_back, watch.steps_back[:3]
     assert watch.readings > crashes, "usage was watched"
     assert truth.duplicates, "events were repeated"
