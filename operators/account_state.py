@@ -57,7 +57,7 @@ class Usage(msgspec.Struct, array_like=True):
     is_unsent: bool = True
     """The charge changed since it was last sent to ClickHouse."""
     is_stored: bool = False
-    """A snapshot has it, so that its charge may be sent; see `Bills.charges`."""
+    """A commit has it, so that its charge may be sent; see `Bills.charges`."""
 
     @property
     def key(self) -> tuple[int, str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from operators.account_state import AccountState
+from operators.account_state import AccountState, Usage
 from operators.accounts import Accounts
 from operators.cells import Cells, StoredCells, pack, unpack
 from operators.hyperloglog import UniqueSketch
@@ -78,8 +78,12 @@ class Shelf:
         """Accounts with charges that were not sent yet."""
         self.alerts: list[WalletAlert] = []
         """Those that were not sent yet, in their order."""
-        self.stored_alerts = 0
+        self.committed_alerts = 0
+        """How many of them a commit has."""
+        self._stored_alerts = 0
         """How many of them the last snapshot has."""
+        self._stored: list[Usage] = []
+        """Usages that are new in snapshots of which nobody knows yet whether they are committed."""
         self.recent = Cells()
         """Usage by minute that an account event may still move to another segment."""
         self.usage_watermark = Watermark()
@@ -104,20 +108,27 @@ class Shelf:
         return self.ledgers[number]
 
     def take_alerts(self, *, everything: bool) -> list[WalletAlert]:
-        """Alerts to send: those that the last snapshot has, or all."""
-        taken = self.alerts if everything else self.alerts[: self.stored_alerts]
-        self.alerts, self.stored_alerts = self.alerts[len(taken) :], 0
+        """Alerts to send: those that a commit has, or all."""
+        taken = self.alerts if everything else self.alerts[: self.committed_alerts]
+        self.alerts, self.committed_alerts = self.alerts[len(taken) :], 0
+        self._stored_alerts = max(0, self._stored_alerts - len(taken))
         return taken
+
+    def note_commit(self) -> None:
+        """The snapshots so far are committed."""
+        self.committed_alerts = self._stored_alerts or self.committed_alerts
+        for usage in self._stored:
+            usage.is_stored = True
+        self._stored.clear()
 
     def dump(self) -> bytes:
         """The state as immutable bytes; the caller has folded what was buffered."""
         for number in self._changed:
             state = self.ledgers[number].state
-            for usage in state.usages:
-                usage.is_stored = True
+            self._stored += [usage for usage in state.usages if not usage.is_stored]
             self._encoded[number] = _ENCODER.encode(state)
         self._changed.clear()
-        self.stored_alerts = len(self.alerts)
+        self._stored_alerts = len(self.alerts)
         return _ENCODER.encode(
             _Snapshot(
                 FORMAT,
@@ -145,11 +156,14 @@ class Shelf:
         shelf = Shelf(catalog)
         shelf._encoded = [bytes(blob) for blob in _ACCOUNTS.decode(found.accounts)]
         states = [_ACCOUNT.decode(blob) for blob in shelf._encoded]
+        for state in states:
+            for usage in state.usages:
+                usage.is_stored = True
         names = [(state.tenant_id, state.customer_id) for state in states]
         shelf.accounts = Accounts(names, np.frombuffer(found.account_hashes, np.uint64))
         shelf.ledgers = [Ledger(catalog, state, shelf._tariff) for state in states]
         shelf.unsent = set(found.unsent)
-        shelf.alerts, shelf.stored_alerts = found.alerts, len(found.alerts)
+        shelf.alerts, shelf.committed_alerts = found.alerts, len(found.alerts)
         shelf.usage_watermark = Watermark(*found.usage_watermark)
         shelf.account_watermark = Watermark(*found.account_watermark)
         shelf.generation = found.generation

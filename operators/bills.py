@@ -76,8 +76,6 @@ class Bills:
         self._appended: list[I64] = []
         self._touched = set(range(len(shelf.ledgers)))
         """Accounts whose wallets changed since they were last sent; after a resume all."""
-        self._is_committed = True
-        """Whether the last snapshot is."""
         self._expiries = Schedule()
         """When an account's next credit expires."""
         self._beginnings = Schedule()
@@ -90,7 +88,7 @@ class Bills:
 
     def take(self, piece: Slice) -> None:
         """Buffer the readings of a slice."""
-        self._is_committed = True
+        self.shelf.note_commit()
         readings = piece.readings
         if len(readings):
             self.shelf.accounts.learn(piece)
@@ -110,7 +108,7 @@ class Bills:
 
     def take_accounts(self, piece: AccountSlice) -> Iterator[Reject]:
         """Apply account events; those that contradict their account come back."""
-        self._is_committed = True
+        self.shelf.note_commit()
         self.fold()
         for entry in piece.entries:
             number = self.shelf.accounts.number_of(
@@ -203,7 +201,7 @@ class Bills:
     @property
     def has_alerts(self) -> bool:
         """Whether alerts may be sent now."""
-        return self._is_committed and self.shelf.stored_alerts > 0
+        return self.shelf.committed_alerts > 0
 
     @property
     def next_transition_ms(self) -> int | None:
@@ -247,7 +245,7 @@ class Bills:
 
         :arg is_last: Those of no snapshot yet as well: what follows is one.
         """
-        return self.shelf.take_alerts(everything=is_last) if self.has_alerts or is_last else []
+        return self.shelf.take_alerts(everything=is_last)
 
     def charges(self, *, is_last: bool = False) -> pa.RecordBatch | None:
         """The charges that changed since they were last sent (`schemas.arrow.USAGE_CHARGES`).
@@ -257,8 +255,6 @@ class Bills:
 
         :arg is_last: Those of no snapshot yet as well: what follows is one.
         """
-        if not (self._is_committed or is_last):
-            return None
         self.fold()
         unsent: list[UnsentCharge] = []
         waiting: set[int] = set()
@@ -277,7 +273,6 @@ class Bills:
     def dump(self) -> bytes:
         """The state as immutable bytes."""
         self.fold()
-        self._is_committed = False
         return self.shelf.dump()
 
     # -- time

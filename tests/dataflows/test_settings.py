@@ -40,7 +40,7 @@ def test_an_empty_environment_gives_the_defaults_of_meterline_up() -> None:
     assert settings.kafka_brokers == "127.0.0.1:19092"
     assert settings.clickhouse_url == "http://meterline:meterline@127.0.0.1:18123/meterline"
     assert settings.redis_url == "redis://127.0.0.1:16379/0"
-    assert (settings.shards, settings.epoch_s, settings.event_bytes_max) == (16, 2.0, 1 << 18)
+    assert (settings.shards, settings.epoch_s, settings.event_bytes_max) == (8, 2.0, 1 << 18)
 
 
 def test_the_environment_wins_over_defaults_and_the_command_line_over_both(
@@ -186,7 +186,7 @@ def test_the_table_has_every_setting_with_its_default_and_a_meaning() -> None:
     rows = {row.name: row for row in settings_table()}
     assert set(rows) == {PREFIX + name.upper() for name in Settings.model_fields}
     assert all(row.meaning.endswith(".") for row in rows.values())
-    assert rows["METERLINE_SHARDS"].default == "16"
+    assert rows["METERLINE_SHARDS"].default == "8"
     assert rows["METERLINE_SHARDS"].bounds == "≥ 1, ≤ 999"
     assert rows["METERLINE_LOG_LEVEL"].bounds == "DEBUG, INFO, WARNING, ERROR"
     assert rows["METERLINE_CLICKHOUSE_URL"].default == "http://meterline:***@127.0.0.1:18123/meterline"
