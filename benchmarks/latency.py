@@ -109,8 +109,10 @@ def latency(bed: Bed, rate: int, seconds: int) -> Latency:
             text=True,
         )
         stack.callback(producer.kill)
-        pin(producer.pid, cores()[1:])
-        pin(os.getpid(), cores()[1:])
+        mine, others = os.getpid(), cores()[1:]
+        stack.callback(pin, mine, cores())
+        pin(producer.pid, others)
+        pin(mine, others)
         if producer.stdout is None or producer.stdout.readline().strip() != READY:
             raise ContestantError("the load ended before it began")
         time.sleep(WARM_UP_S)
