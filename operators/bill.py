@@ -127,6 +127,8 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
             out.extend(self._wallets(now))
         if _is_due(self._charges_due, now):
             out.extend(self._charges())
+        if self._wallets_due is None and self._bills.shelf.alerts:  # though no record may come
+            self._wallets_due = now + timedelta(milliseconds=self._config.charge_flush_ms)
         if self._charges_due is None and self._bills.has_charges:
             self._charges_due = now + self._wait(self._config.charge_flush_ms, self._charge_cost)
         return out, self.RETAIN

@@ -123,6 +123,7 @@ class Shelf:
 
     def dump(self) -> bytes:
         """The state as immutable bytes; the caller has folded what was buffered."""
+        self.note_commit()  # an epoch ends after the one before is committed
         for number in self._changed:
             state = self.ledgers[number].state
             self._stored += [usage for usage in state.usages if not usage.is_stored]
