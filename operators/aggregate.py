@@ -159,10 +159,15 @@ def group(keys: U64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], U64]:
     """
     order = np.argsort(keys)
     ordered = keys[order]
-    first = np.ones(len(keys), np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    starts = np.flatnonzero(first)
+    starts = first_of_runs(ordered)
     return order, starts, ordered[starts]
+
+
+def first_of_runs(values: U64) -> npt.NDArray[np.intp]:
+    """Where each run of equal values begins."""
+    first = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return np.flatnonzero(first)
 
 
 def sum_by_group(lo: U64, hi: I64, starts: npt.NDArray[np.intp]) -> Limbs:

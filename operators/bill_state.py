@@ -116,7 +116,7 @@ class Shelf:
 
     def note_commit(self) -> None:
         """The snapshots so far are committed."""
-        self.committed_alerts = self._stored_alerts or self.committed_alerts
+        self.committed_alerts = self._stored_alerts
         for usage in self._stored:
             usage.is_stored = True
         self._stored.clear()
@@ -164,7 +164,8 @@ class Shelf:
         shelf.accounts = Accounts(names, np.frombuffer(found.account_hashes, np.uint64))
         shelf.ledgers = [Ledger(catalog, state, shelf._tariff) for state in states]
         shelf.unsent = set(found.unsent)
-        shelf.alerts, shelf.committed_alerts = found.alerts, len(found.alerts)
+        shelf.alerts = found.alerts
+        shelf.committed_alerts = shelf._stored_alerts = len(found.alerts)
         shelf.usage_watermark = Watermark(*found.usage_watermark)
         shelf.account_watermark = Watermark(*found.account_watermark)
         shelf.generation = found.generation

@@ -7,7 +7,7 @@ generation.
 
 Charges and alerts wait until a snapshot that has them is committed, an epoch or two: a crash repeats what
 came after the last commit in other steps, and could not take back what it does not know to be told. A record
-that comes after a snapshot says that it is committed: sources wait for that.
+that comes after a snapshot says that it is committed, since sources wait for that, and so does the next one.
 
 State, a shard: operators/bill_state.py. On resume every wallet is sent again, so that Redis may have
 lost anything; charges and alerts that had not been sent are.
@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from operators.account_events import ImpossibleError, apply, is_subscription
 from operators.account_state import DAY_MS, KEPT_MS
+from operators.aggregate import first_of_runs
 from operators.aging import begin_standing, expire, forget, next_expiry_ms, next_standing_ms
 from operators.bill_state import Shelf
 from operators.cells import METER_BITS, MINUTE_BITS, Folded, Part, fold, unpack
@@ -31,15 +32,14 @@ from operators.ledger import MOVES_BITS, READINGS_BITS
 from operators.movable import Movable
 from operators.schedule import Schedule
 from operators.thresholds import judge
-from operators.usage_rows import UsageRow, by_meter, by_minute, first_of_runs
+from operators.usage_rows import UsageRow, by_meter, by_minute
 from schemas.accounts import AccountEvent
 from schemas.catalog import Catalog
 from schemas.events import Reason, Reject
 from schemas.meters import AggregationType
-from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, U64, AccountSlice, Slice
+from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
 
-NO_TOKENS: U64 = np.empty(0, np.uint64)
 CHARGE_GENERATION_SHIFT = MOVES_BITS + READINGS_BITS
 SWEEP = 64
 """Accounts that are looked through for what can be forgotten, each time that charges are sent: 100,000 in
@@ -71,7 +71,6 @@ class Bills:
         self._has_thresholds = any(plan.thresholds for plan in config.catalog.plans)
         kinds = [meter.aggregation.type for meter in self._meters]
         self._summed = np.isin(kinds, [AggregationType.SUM, AggregationType.AVG])
-        self._unique = [kind is AggregationType.COUNT_UNIQUE for kind in kinds]
         self._buffer: list[Part] = []
         self._appended: list[I64] = []
         self._touched = set(range(len(shelf.ledgers)))
@@ -165,22 +164,18 @@ class Bills:
 
         :arg settled: Minutes before this one are in their segment for good.
         """
-        ledgers, meters, unique, tokens = self.shelf.ledgers, self._meters, self._unique, folded.tokens
+        ledgers, meters, tokens = self.shelf.ledgers, self._meters, folded.tokens
         apart: list[int] = []
-        before, ledger = -1, None
         for number, index, first, last, start, end, total in rows:
-            if ledger is None or number != before:
-                before, ledger = number, ledgers[number]
-            is_settled = first < settled
+            ledger, is_settled = ledgers[number], first < settled
             if first != last and (
                 is_settled != (last < settled)
                 or not ledger.is_one_segment(first * MINUTE_MS, last * MINUTE_MS)
             ):
                 apart.append(number << METER_BITS | index)
                 continue
-            distinct = tokens[start:end] if unique[index] else NO_TOKENS
             ledger.add_usage(
-                meters[index], first * MINUTE_MS, end - start, total, distinct, is_settled=is_settled
+                meters[index], first * MINUTE_MS, end - start, total, tokens[start:end], is_settled=is_settled
             )
         return apart
 

@@ -73,10 +73,7 @@ class NumberColumn:
 
     def __init__(self, texts: list[msgspec.Raw]) -> None:
         self._texts = texts
-        joined = b"".join(texts)
-        offsets = np.zeros(len(texts) + 1, np.int32)
-        np.cumsum(np.fromiter(map(len, texts), np.int32, len(texts)), out=offsets[1:])
-        column = pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(joined))
+        column, joined, offsets = join_texts(texts)
         plain, missing = _kinds(joined, offsets)
         if plain.all():
             self.numbers = ParsedColumn(*limbs(column.cast(QUANTITY)), [])
@@ -103,6 +100,19 @@ class Columns:
 
     texts: dict[str, ValueColumn]
     numbers: dict[str, ValueColumn | NumberColumn]
+
+
+def join_texts(texts: Sequence[msgspec.Raw]) -> tuple[pa.StringArray, bytes, npt.NDArray[np.int32]]:
+    """A string column laid out from its bytes, which the caller knows to be UTF-8; the bytes; where
+    each text begins, and where the last ends.
+
+    0.1 us a row against 0.27 by `pa.array`.
+    """
+    joined = b"".join(texts)
+    offsets = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, texts), np.int32, len(texts)), out=offsets[1:])
+    column = pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(joined))
+    return column, joined, offsets
 
 
 def _kinds(joined: bytes, offsets: npt.NDArray[np.int32]) -> tuple[Mask, Mask]:

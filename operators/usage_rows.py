@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from operators.account_state import ZERO
-from operators.aggregate import sum_by_group
+from operators.aggregate import first_of_runs, sum_by_group
 from operators.cells import MINUTE_BITS, Folded, unpack
 from schemas.money import EXACT
 from schemas.usage import I64, U64, Mask
@@ -45,11 +45,6 @@ def by_minute(folded: Folded, summed: Mask) -> Iterator[UsageRow]:
     """A row for each account, meter and minute."""
     every = np.arange(len(folded.key))
     return _rows(folded, (every, every), (folded.lo, folded.hi), summed)
-
-
-def first_of_runs(values: U64) -> I64:
-    """Where each run of equal values begins."""
-    return np.flatnonzero(np.append(True, values[1:] != values[:-1]))
 
 
 def _rows(folded: Folded, cells: tuple[I64, I64], sums: tuple[U64, I64], summed: Mask) -> Iterator[UsageRow]:
