@@ -58,6 +58,8 @@ class Usage(msgspec.Struct, array_like=True):
     """The charge changed since it was last sent to ClickHouse."""
     is_stored: bool = False
     """A commit has it, so that its charge may be sent; see `Bills.charges`."""
+    place: int = 0
+    """In `AccountState.usages`."""
 
     @property
     def key(self) -> tuple[int, str, str]:

@@ -163,7 +163,7 @@ def group(keys: U64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], U64]:
     return order, starts, ordered[starts]
 
 
-def first_of_runs(values: U64) -> npt.NDArray[np.intp]:
+def first_of_runs(values: U64 | I64) -> npt.NDArray[np.intp]:
     """Where each run of equal values begins."""
     first = np.ones(len(values), np.bool_)
     np.not_equal(values[1:], values[:-1], out=first[1:])

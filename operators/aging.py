@@ -90,6 +90,8 @@ def forget(ledger: Ledger, before_ms: int, usage_before_ms: int) -> bool:
         _carry(ledger, usage)
     if old_usages:
         state.usages = list(ledger.usages.values())
+        for place, usage in enumerate(state.usages):
+            usage.place = place
     old_invoices = [i for i in state.invoices if _is_done(ledger, i, before_ms, usage_before_ms)]
     if old_invoices:
         state.invoices = [invoice for invoice in state.invoices if invoice not in old_invoices]

@@ -1,11 +1,13 @@
 """A shard's accounts as bytes, and back: plain values, a format version first, no class names.
 
 Layout: a msgpack array, `_Snapshot`. Each account is a msgpack blob of its own that is kept until the
-account changes: a snapshot costs encoding the accounts of one epoch, and copying the bytes of all.
+account changes in other ways than by usage of which it had some before; that is kept in columns
+(operators/usage_deltas.py). So a snapshot costs encoding few accounts, and copying the bytes of all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -18,11 +20,12 @@ from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
 from operators.snapshot_format import check_format
 from operators.tariff import Tariff
+from operators.usage_deltas import StoredDeltas, UsageDeltas
 from schemas.catalog import Catalog
 from schemas.usage import Watermark
 from schemas.wallets import WalletAlert
 
-FORMAT = 2
+FORMAT = 3
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -32,7 +35,8 @@ class _Snapshot(msgspec.Struct, array_like=True):
     meters: list[str]
     account_hashes: bytes
     accounts: msgspec.Raw
-    """An array of `AccountState`."""
+    """An array of `AccountState`, to which `deltas` are to be added."""
+    deltas: StoredDeltas
     unsent: list[int]
     """Numbers of the accounts with charges that were not sent yet."""
     alerts: list[WalletAlert]
@@ -64,7 +68,7 @@ def _joined(blobs: list[bytes]) -> msgspec.Raw:
 
 
 class Shelf:
-    """The accounts of a shard: numbered, each with its ledger and, until it changes, its encoded bytes."""
+    """The accounts of a shard: numbered, each with its ledger, its bytes, and what usage added since."""
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
@@ -73,7 +77,8 @@ class Shelf:
         self._tariff = Tariff(catalog)
         self._encoded: list[bytes] = []
         self._changed: set[int] = set()
-        """Accounts whose `_encoded` is not theirs any more."""
+        """Accounts whose `_encoded` and `deltas` are not all of them any more."""
+        self.deltas = UsageDeltas()
         self.unsent: set[int] = set()
         """Accounts with charges that were not sent yet."""
         self.alerts: list[WalletAlert] = []
@@ -107,6 +112,20 @@ class Shelf:
         self._changed.add(number)
         return self.ledgers[number]
 
+    def changed_all(self, numbers: Iterable[int]) -> None:
+        """As `changed`, of many."""
+        self._changed.update(numbers)
+
+    def note_usage(self, number: int, ledger: Ledger) -> None:
+        """Usage was added to the ledger, and goes into `deltas`."""
+        if ledger.has_changed:
+            self._changed.add(number)
+
+    def note_sent(self, usages: list[tuple[int, Usage]]) -> None:
+        """Charges of these accounts' usages were sent."""
+        if usages:
+            self._changed.update(self.deltas.note_sent(usages, self._tariff.unique))
+
     def take_alerts(self, *, everything: bool) -> list[WalletAlert]:
         """Alerts to send: those that a commit has, or all."""
         taken = self.alerts if everything else self.alerts[: self.committed_alerts]
@@ -125,9 +144,11 @@ class Shelf:
         """The state as immutable bytes; the caller has folded what was buffered."""
         self.note_commit()  # an epoch ends after the one before is committed
         for number in self._changed:
-            state = self.ledgers[number].state
-            self._stored += [usage for usage in state.usages if not usage.is_stored]
-            self._encoded[number] = _ENCODER.encode(state)
+            ledger = self.ledgers[number]
+            self._stored += [usage for usage in ledger.state.usages if not usage.is_stored]
+            self._encoded[number] = _ENCODER.encode(ledger.state)
+            ledger.has_changed = False
+        self.deltas.drop(self._changed)
         self._changed.clear()
         self._stored_alerts = len(self.alerts)
         return _ENCODER.encode(
@@ -138,6 +159,7 @@ class Shelf:
                 [meter.id for meter in self.catalog.meters],
                 self.accounts.hashes.tobytes(),
                 _joined(self._encoded),
+                self.deltas.dump(),
                 sorted(self.unsent),
                 self.alerts,
                 self.recent.dump(),
@@ -157,6 +179,8 @@ class Shelf:
         shelf = Shelf(catalog)
         shelf._encoded = [bytes(blob) for blob in _ACCOUNTS.decode(found.accounts)]
         states = [_ACCOUNT.decode(blob) for blob in shelf._encoded]
+        shelf.deltas = UsageDeltas.restore(found.deltas)
+        shelf.deltas.apply(states)
         for state in states:
             for usage in state.usages:
                 usage.is_stored = True

@@ -15,29 +15,25 @@ lost anything; charges and alerts that had not been sent are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 
 from operators.account_events import ImpossibleError, apply, is_subscription
-from operators.account_state import DAY_MS, KEPT_MS
-from operators.aggregate import first_of_runs
+from operators.account_state import DAY_MS, KEPT_MS, Usage
 from operators.aging import begin_standing, expire, forget, next_expiry_ms, next_standing_ms
 from operators.bill_state import Shelf
-from operators.cells import METER_BITS, MINUTE_BITS, Folded, Part, fold, unpack
 from operators.charges import UnsentCharge, charge_rows
 from operators.ledger import MOVES_BITS, READINGS_BITS
 from operators.movable import Movable
 from operators.schedule import Schedule
 from operators.thresholds import judge
-from operators.usage_rows import UsageRow, by_meter, by_minute
+from operators.usage_intake import UsageIntake
 from schemas.accounts import AccountEvent
 from schemas.catalog import Catalog
 from schemas.events import Reason, Reject
-from schemas.meters import AggregationType
-from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, AccountSlice, Slice
+from schemas.usage import GENERATION_SHIFT, AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
 
 CHARGE_GENERATION_SHIFT = MOVES_BITS + READINGS_BITS
@@ -66,13 +62,9 @@ class Bills:
     def __init__(self, config: BillConfig, shelf: Shelf) -> None:
         self.shelf = shelf
         self._config = config
-        self._meters = config.catalog.meters
         self._movable = Movable(shelf)
+        self._intake = UsageIntake(shelf, self._movable)
         self._has_thresholds = any(plan.thresholds for plan in config.catalog.plans)
-        kinds = [meter.aggregation.type for meter in self._meters]
-        self._summed = np.isin(kinds, [AggregationType.SUM, AggregationType.AVG])
-        self._buffer: list[Part] = []
-        self._appended: list[I64] = []
         self._touched = set(range(len(shelf.ledgers)))
         """Accounts whose wallets changed since they were last sent; after a resume all."""
         self._expiries = Schedule()
@@ -88,21 +80,7 @@ class Bills:
     def take(self, piece: Slice) -> None:
         """Buffer the readings of a slice."""
         self.shelf.note_commit()
-        readings = piece.readings
-        if len(readings):
-            self.shelf.accounts.learn(piece)
-            self.shelf.open()
-            row = readings.row
-            part = (
-                piece.account[row],
-                readings.meter,
-                piece.at_ms[row],
-                readings.lo,
-                readings.hi,
-                readings.token,
-            )
-            self._buffer.append(part)
-            self._appended.append(piece.append_ms[row])
+        self._intake.take(piece)
         self.shelf.usage_watermark.advance(piece.progress)
 
     def take_accounts(self, piece: AccountSlice) -> Iterator[Reject]:
@@ -133,51 +111,9 @@ class Bills:
 
     def fold(self) -> None:
         """Fold what is buffered into the ledgers."""
-        if not self._buffer:
-            return
-        folded = fold(self._buffer, self.shelf.accounts)
-        append_ms = np.concatenate(self._appended)[folded.order]
-        self._buffer.clear()
-        self._appended.clear()
-        self._note_age(folded, append_ms)
-        settled = self._movable.settled_minute()
-        apart = self._add_usage(folded, by_meter(folded, self._summed), settled)
-        if apart:
-            rest = folded.select(np.isin(folded.key >> np.uint64(MINUTE_BITS), apart))
-            self._add_usage(rest, by_minute(rest, self._summed), settled)
-        self._movable.add(folded, unpack(folded.key)[2] >= settled)
-
-    def _note_age(self, folded: Folded, append_ms: I64) -> None:
-        """Note how new each account's readings are."""
-        accounts = folded.key >> np.uint64(MINUTE_BITS + METER_BITS)
-        first = first_of_runs(accounts)
-        numbers = accounts[first].tolist()
-        newest = np.maximum.reduceat(append_ms, folded.starts[first]).tolist()
-        for number, newest_ms in zip(numbers, newest, strict=True):
-            state = self.shelf.changed(number).state
-            state.as_of_ms = max(state.as_of_ms, newest_ms)
+        numbers = self._intake.fold()
         self._touched.update(numbers)
         self.shelf.unsent.update(numbers)
-
-    def _add_usage(self, folded: Folded, rows: Iterable[UsageRow], settled: int) -> list[int]:
-        """Add to the accounts' usage. What can't be added whole comes back: account and meter, as in keys.
-
-        :arg settled: Minutes before this one are in their segment for good.
-        """
-        ledgers, meters, tokens = self.shelf.ledgers, self._meters, folded.tokens
-        apart: list[int] = []
-        for number, index, first, last, start, end, total in rows:
-            ledger, is_settled = ledgers[number], first < settled
-            if first != last and (
-                is_settled != (last < settled)
-                or not ledger.is_one_segment(first * MINUTE_MS, last * MINUTE_MS)
-            ):
-                apart.append(number << METER_BITS | index)
-                continue
-            ledger.add_usage(
-                meters[index], first * MINUTE_MS, end - start, total, tokens[start:end], is_settled=is_settled
-            )
-        return apart
 
     def _touch(self, number: int) -> None:
         self._touched.add(number)
@@ -187,11 +123,11 @@ class Bills:
 
     @property
     def has_wallets(self) -> bool:
-        return bool(self._buffer) or bool(self._touched)
+        return self._intake.is_waiting or bool(self._touched)
 
     @property
     def has_charges(self) -> bool:
-        return bool(self._buffer) or bool(self.shelf.unsent)
+        return self._intake.is_waiting or bool(self.shelf.unsent)
 
     @property
     def has_alerts(self) -> bool:
@@ -253,14 +189,17 @@ class Bills:
         self.fold()
         unsent: list[UnsentCharge] = []
         waiting: set[int] = set()
+        sent: list[tuple[int, Usage]] = []
         for number in sorted(self.shelf.unsent):
-            ledger = self.shelf.changed(number)
+            ledger = self.shelf.ledgers[number]
             for usage in ledger.take_unsent(is_last=is_last):
+                sent.append((number, usage))
                 version = self.shelf.generation << CHARGE_GENERATION_SHIFT | ledger.charge_version(usage)
                 unsent.append(UnsentCharge(ledger, usage, version))
             if ledger.unsent:
                 waiting.add(number)
         self.shelf.unsent = waiting
+        self.shelf.note_sent(sent)
         self._movable.settle()
         self._forget()
         return charge_rows(unsent)

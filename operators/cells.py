@@ -186,6 +186,12 @@ class Cells:
             level.dirty[at] = False
         return changed[0].merged(changed[1])
 
+    def clean(self, key: U64) -> Mask:
+        """As if cells had been taken; which of the keys have a cell."""
+        at, found = locate(self.key, key)
+        self.dirty[at[found]] = False
+        return found
+
     def states(self, level: Level) -> pa.BinaryArray:
         """The uniqCombined64 states of cells; that of no values where a meter does not count them."""
         return self._tokens.states(level.sets)
@@ -195,6 +201,11 @@ class Cells:
         level = self._merged()
         number = int(level.sets[np.searchsorted(level.key, np.uint64(key))])
         return UniqueSketch() if number < 0 else self._tokens.sketch(number)
+
+    def distinct(self, rows: I64) -> tuple[I64, U64]:
+        """Of cells that count tokens, by their rows: how many each has, and all these; -1 for a large set."""
+        counts, tokens, _ = self._tokens.dump(self._merged().sets[rows])
+        return counts, tokens
 
     def select(self, keep: Mask) -> None:
         """Forget all cells but these."""

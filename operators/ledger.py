@@ -47,6 +47,7 @@ class Ledger:
         "_current",
         "_stale",
         "catalog",
+        "has_changed",
         "state",
         "tariff",
         "timeline",
@@ -60,6 +61,8 @@ class Ledger:
         self.state = state
         self.timeline = Timeline(catalog, state.phases)
         self.usages = {usage.key: usage for usage in state.usages}
+        self.has_changed = False
+        """Usage brought more than itself: others that are new, or have another price now."""
         self._current: Segment | None = None
         self._balances = Balances()
         # Usages with these marks, so that nobody looks through all; one without may still be among them.
@@ -68,8 +71,8 @@ class Ledger:
 
     def add_usage(
         self, meter: Meter, at_ms: int, events: int, total: Decimal, tokens: U64, *, is_settled: bool
-    ) -> None:
-        """Fold in usage of a meter, of one segment.
+    ) -> Usage | None:
+        """Fold in usage of a meter, of one segment; what it was added to, if anything.
 
         :arg at_ms: Start of a minute of it.
         :arg is_settled: No account event can change any more which segment the minute belongs to.
@@ -77,11 +80,11 @@ class Ledger:
         self.state.inputs += events
         segment = self.segment_at(at_ms)
         if segment is None:
-            return
+            return None
         usage = self.usages.get((segment.start_ms, segment.plan.id, meter.id))
         if usage is None:
             if self._is_forgotten(segment, meter.id):
-                return
+                return None
             usage = self.usage_of(segment, meter.id)
         self._change(usage, events, total)
         if meter.id in self.tariff.unique:
@@ -90,6 +93,7 @@ class Ledger:
             if is_settled:
                 settled = usage.settled = usage.settled or UniqueSketch()
                 settled.add(tokens)
+        return usage
 
     def adjust(self, segment: Segment, meter: Meter, at_ms: int, quantity: Decimal) -> None:
         """Correct a meter's quantity in the segment of a moment."""
@@ -110,13 +114,15 @@ class Ledger:
             yield (usage := self.usage_of(new, meter.id))
             self._change(usage, events, total)
 
-    def settle_uniques(self, meter: Meter, at_ms: int, uniques: UniqueSketch) -> None:
-        """A minute's distinct values can't move to another segment any more."""
+    def settle_uniques(self, meter: Meter, at_ms: int, uniques: UniqueSketch) -> Usage | None:
+        """A minute's distinct values can't move to another segment any more; the usage that has them."""
         segment = self.segment_at(at_ms)
-        if segment is not None:
-            usage = self.usage_of(segment, meter.id)
-            settled = usage.settled = usage.settled or UniqueSketch()
-            settled.merge(uniques)
+        if segment is None:
+            return None
+        usage = self.usage_of(segment, meter.id)
+        settled = usage.settled = usage.settled or UniqueSketch()
+        settled.merge(uniques)
+        return usage
 
     def _change(self, usage: Usage, events: int, total: Decimal) -> None:
         was_used = usage.is_used
@@ -128,10 +134,13 @@ class Ledger:
     def _note_change(self, usage: Usage, *, was_used: bool) -> None:
         self._outdate(usage)
         if usage.is_used != was_used:  # standing charges of a default plan stand or fall with it
+            self.has_changed = True
             self._outdate(*(u for u in self.usages.values() if u.key[:2] == usage.key[:2]))
         if usage.meter_id in self.tariff.lasting:  # later segments are priced on what has come so far
-            same = (u for u in self.usages.values() if u.meter_id == usage.meter_id)
-            self._outdate(*(u for u in same if u.start_ms > usage.start_ms))
+            later = [u for u in self._same(usage) if u.start_ms > usage.start_ms]
+            if later:
+                self.has_changed = True
+                self._outdate(*later)
 
     def _outdate(self, *usages: Usage) -> None:
         for usage in usages:
@@ -199,8 +208,10 @@ class Ledger:
             usage = Usage(
                 meter_id, plan.id, plan.currency, segment.start_ms, segment.end_ms, segment.period_ms
             )
+            usage.place = len(self.state.usages)
             self.usages[usage.key] = usage
             self.state.usages.append(usage)
+            self.has_changed = True
             self._stale.append(usage)
             self.unsent.append(usage)
             self._balances.forget()  # it may be the first in its currency
@@ -226,9 +237,10 @@ class Ledger:
         return exact_sum([quantity, *(adjusted for part in parts for adjusted in part.adjustments.values())])
 
     def _until(self, usage: Usage) -> Iterator[Usage]:
-        for part in self.usages.values():
-            if part.meter_id == usage.meter_id and part.start_ms <= usage.start_ms:
-                yield part
+        return (part for part in self._same(usage) if part.start_ms <= usage.start_ms)
+
+    def _same(self, usage: Usage) -> Iterator[Usage]:
+        return (one for one in self.usages.values() if one.meter_id == usage.meter_id)
 
     def is_owed(self, usage: Usage) -> bool:
         """Whether its segment is on the timeline and, of a default plan, any meter was used in it."""

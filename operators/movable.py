@@ -108,11 +108,17 @@ class Movable:
         movable = minute >= settled
         if movable.all():
             return
-        for at in np.flatnonzero(~movable & self._unique[meter]).tolist():
-            ledger = self._shelf.changed(int(account[at]))
-            ledger.settle_uniques(
-                self._meters[int(meter[at])],
-                int(minute[at]) * MINUTE_MS,
-                recent.uniques(int(recent.key[at])),
-            )
+        rows = np.flatnonzero(~movable & self._unique[meter])
+        account, place = account[rows], np.full(len(rows), -1)
+        columns = (recent.key[rows], account, meter[rows], minute[rows] * MINUTE_MS)
+        for row, (key, number, index, at_ms) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+            ledger = self._shelf.ledgers[number]
+            usage = ledger.settle_uniques(self._meters[index], at_ms, recent.uniques(key))
+            place[row] = -1 if usage is None else usage.place
+            self._shelf.note_usage(number, ledger)
+        counts, tokens = recent.distinct(rows)
+        self._shelf.changed_all(account[counts < 0].tolist())
+        owner = np.repeat(np.arange(len(rows)), np.maximum(counts, 0))
+        known = place[owner] >= 0
+        self._shelf.deltas.settle(account[owner][known], place[owner][known], tokens[known])
         recent.select(movable)

@@ -9,6 +9,7 @@ Nothing here keeps state.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeAlias
 
@@ -28,10 +29,28 @@ _DECIMALS = -12
 """Of a quantity's unit, as a power of ten (operators/aggregate.py)."""
 
 
-def by_meter(folded: Folded, summed: Mask) -> Iterator[UsageRow]:
+@dataclass(frozen=True, slots=True)
+class UsageRows:
+    """Rows in columns; int64, and `lo` and `hi` as in `Readings`, 0 of meters that add nothing up."""
+
+    account: I64
+    meter: I64
+    first: I64
+    last: I64
+    start: I64
+    end: I64
+    lo: U64
+    hi: I64
+
+    def __iter__(self) -> Iterator[UsageRow]:
+        columns = (self.account, self.meter, self.first, self.last, self.start, self.end)
+        return zip(*(column.tolist() for column in columns), _totals(self.lo, self.hi), strict=True)
+
+
+def by_meter(folded: Folded, summed: Mask) -> UsageRows:
     """A row for each account and meter.
 
-    :arg summed: Meters that add values up; the others' totals are 0, and not made (0.4 us a decimal).
+    :arg summed: Meters that add values up.
     """
     first = first_of_runs(folded.key >> np.uint64(MINUTE_BITS))
     if len(first) == len(folded.key):
@@ -41,23 +60,25 @@ def by_meter(folded: Folded, summed: Mask) -> Iterator[UsageRow]:
     return _rows(folded, (first, last), (lo, hi), summed)
 
 
-def by_minute(folded: Folded, summed: Mask) -> Iterator[UsageRow]:
+def by_minute(folded: Folded, summed: Mask) -> UsageRows:
     """A row for each account, meter and minute."""
     every = np.arange(len(folded.key))
     return _rows(folded, (every, every), (folded.lo, folded.hi), summed)
 
 
-def _rows(folded: Folded, cells: tuple[I64, I64], sums: tuple[U64, I64], summed: Mask) -> Iterator[UsageRow]:
+def _rows(folded: Folded, cells: tuple[I64, I64], sums: tuple[U64, I64], summed: Mask) -> UsageRows:
     first, last = cells
     account, meter, minute = unpack(folded.key[first])
     last_minute = minute if first is last else unpack(folded.key[last])[2]
-    columns = (account, meter, minute, last_minute, folded.starts[first], folded.ends[last])
-    return zip(*(column.tolist() for column in columns), _totals(*sums, summed[meter]), strict=True)
+    lo, hi = sums
+    adds_up = summed[meter]
+    bounds = (folded.starts[first], folded.ends[last])
+    return UsageRows(account, meter, minute, last_minute, *bounds, lo * adds_up, hi * adds_up)
 
 
-def _totals(lo: U64, hi: I64, summed: Mask) -> list[Decimal]:
+def _totals(lo: U64, hi: I64) -> list[Decimal]:
     totals = [ZERO] * len(lo)
-    at = np.flatnonzero(summed)
+    at = np.flatnonzero((lo != 0) | (hi != 0))
     # A quarter of what `to_decimals` takes by way of Arrow.
     for row, low, high in zip(at.tolist(), lo[at].tolist(), hi[at].tolist(), strict=True):
         totals[row] = EXACT.scaleb(high << 64 | low, _DECIMALS)

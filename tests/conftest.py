@@ -9,6 +9,7 @@ kafka_broker     the embedded broker and, where Java and Maven are there, Apache
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -29,6 +30,9 @@ SELECT name FROM system.tables WHERE database = currentDatabase() AND create_tab
 """
 
 databases = count(1)
+
+# What a shell runs in the background ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

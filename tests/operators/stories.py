@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -105,6 +106,17 @@ steps = st.lists(
     max_size=30,
 )
 
+busy_steps = st.lists(
+    st.tuples(
+        st.sampled_from([1, 20, 200, 900]),
+        st.sampled_from(["c1", "c1", "c2"]),
+        st.one_of(usage_steps, usage_steps, usage_steps, account_steps),
+    ),
+    min_size=10,
+    max_size=40,
+)
+"""Much usage of few segments."""
+
 DAY_S = 86_400
 long_steps = st.lists(
     st.tuples(
@@ -183,8 +195,18 @@ def batch(records: list[LogRecord], topic: str, progress_ms: int) -> RawBatch:
     return RawBatch(topic, 0, cast("list[Record]", messages), progress_ms=progress_ms, partitions=1)
 
 
-def tell(story: Story, chance: random.Random, crashes: int = 0) -> Pipeline:
-    """A pipeline that has read a story in an order by chance, with crashes, and to the same end."""
+def tell(
+    story: Story,
+    chance: random.Random,
+    crashes: int = 0,
+    polled: Sequence[int] = (1, 2, 5, 40),
+    at_snapshot: Callable[[Pipeline], object] = lambda _: None,
+) -> Pipeline:
+    """A pipeline that has read a story in an order by chance, with crashes, and to the same end.
+
+    :arg polled: How many records a poll may have.
+    :arg at_snapshot: Called after each.
+    """
     pipeline = Pipeline(CATALOG, BEGIN, shards=2)
     kept, read, kept_read = pipeline.snapshot(), [0, 0], [0, 0]
     logs = (story.usage, story.accounts)
@@ -196,11 +218,12 @@ def tell(story: Story, chance: random.Random, crashes: int = 0) -> Pipeline:
             read = list(kept_read)
         elif choice < 0.25:
             kept, kept_read = pipeline.snapshot(), list(read)
+            at_snapshot(pipeline)
         elif choice < 0.45:
             pipeline.tick(chance.choice([0.2, 3, 30]))
         else:
             topic = chance.randrange(2)
-            taken = logs[topic][read[topic] : read[topic] + chance.choice([1, 2, 5, 40])]
+            taken = logs[topic][read[topic] : read[topic] + chance.choice(polled)]
             read[topic] += len(taken)
             _poll(pipeline, topic, taken, story)
     end_ms = round(story.now.timestamp() * 1000)

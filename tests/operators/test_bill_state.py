@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from operators.bill_state import FORMAT, Shelf
 from operators.bills import BillConfig, Bills
@@ -17,7 +18,16 @@ from operators.cells import unpack
 from schemas.catalog import Catalog, load_catalog
 from tests.builders import account_event, payload
 from tests.operators.pipeline import Pipeline
-from tests.operators.stories import CATALOG, CATALOG_YAML, batch, differences, steps, story_of, tell
+from tests.operators.stories import (
+    CATALOG,
+    CATALOG_YAML,
+    batch,
+    busy_steps,
+    differences,
+    steps,
+    story_of,
+    tell,
+)
 from tests.oracle import LogRecord, Rules, expected
 
 GENERATION_BITS = 40
@@ -34,6 +44,38 @@ def test_what_is_restored_is_stored_again_as_the_same_bytes(
 ) -> None:
     for state in bill_states(tell(story_of(drawn), random.Random(seed))):
         assert Shelf.restore(state, CATALOG).dump() == state
+
+
+@settings(max_examples=150, deadline=None)
+@given(busy_steps, st.integers(0, 2**32))
+def test_what_is_restored_is_what_was_there(drawn: list[tuple[int, str, dict[str, Any]]], seed: int) -> None:
+    def compare(pipeline: Pipeline) -> None:
+        now_ms = round(pipeline.now.timestamp() * 1000)
+        for _, _, bill in pipeline._shard.values():
+            restored = Shelf.restore(bill.snapshot(), CATALOG)
+            assert plain(restored, now_ms) == plain(bill._bills.shelf, now_ms)
+
+    tell(story_of(drawn), random.Random(seed), polled=(1, 2), at_snapshot=compare)
+
+
+def plain(shelf: Shelf, now_ms: int) -> list[Any]:
+    """All that is known of the accounts, priced; but not what is known of commits."""
+    wallets = [list(ledger.wallets(now_ms)) for ledger in shelf.ledgers]
+    states = [structs.replace(ledger.state, usages=[]) for ledger in shelf.ledgers]
+    usages = [
+        [
+            (
+                structs.replace(usage, is_stored=True, uniques=None, settled=None),
+                *(sketch and sketch.state() for sketch in (usage.uniques, usage.settled)),
+            )
+            for usage in ledger.state.usages
+        ]
+        for ledger in shelf.ledgers
+    ]
+    unsent = [
+        [usage.place for usage in ledger.usages.values() if usage.is_unsent] for ledger in shelf.ledgers
+    ]
+    return [wallets, states, usages, unsent, sorted(shelf.unsent), shelf.alerts]
 
 
 def told_story() -> Pipeline:

@@ -1,0 +1,142 @@
+"""What usage added to the accounts of a shard since each was encoded last, in columns. Rows -> columns, back.
+
+Nearly all that an epoch changes are numbers of usage that was there before. To encode an account again for
+them takes 5 to 13 us; a row here takes 0.2 us, and nothing at all to be stored. So an account is encoded
+when it changes in any other way (operators/bill_state.py), and what it had here is dropped then.
+
+A row's key is that of a cell (operators/cells.py): the account's number, a kind, and where the usage stands
+in `AccountState.usages`. Its `dirty` says that the usage's charge is to be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from operators.account_state import AccountState, Usage
+from operators.aggregate import to_decimals
+from operators.cells import Cells, Folded, StoredCells, pack, sum_by_key, unpack
+from operators.hyperloglog import UniqueSketch
+from operators.usage_rows import UsageRows
+from schemas.money import EXACT
+from schemas.usage import I64, U64, Mask
+
+NUMBERS, UNIQUES, SETTLED = 0, 1, 2
+"""Kinds of rows: usage without distinct values, usage with them, and values for `Usage.settled`."""
+_COUNTS_TOKENS: Mask = np.array([False, True, True])
+
+
+class StoredDeltas(msgspec.Struct, array_like=True):
+    """Deltas in a snapshot."""
+
+    cells: StoredCells
+    inputs: memoryview
+    """int64, readings of each account;"""
+    as_of_ms: memoryview
+    """int64, the newest append time of these."""
+
+
+class UsageDeltas:
+    """What usage added, by account and usage."""
+
+    def __init__(self) -> None:
+        self._cells = Cells()
+        self._inputs: I64 = np.zeros(0, np.int64)
+        self._as_of_ms: I64 = np.zeros(0, np.int64)
+        """Both by account number; accounts past their end have none."""
+
+    def add(self, rows: UsageRows, place: I64, unique: Mask, tokens: U64) -> None:
+        """Add what was added to usages.
+
+        :arg place: Where each row's usage stands in its account; below 0 if it went nowhere.
+        :arg unique: Meters that count distinct values.
+        :arg tokens: Those of the rows' readings.
+        """
+        key = _key(rows.account, np.where(unique[rows.meter], UNIQUES, NUMBERS), place)
+        at = np.flatnonzero(place >= 0)
+        at = at[np.argsort(key[at])]
+        columns = (rows.lo[at], rows.hi[at], rows.start[at], rows.end[at])
+        self._cells.add(Folded(key[at], *columns, np.arange(len(tokens)), tokens), _COUNTS_TOKENS)
+
+    def settle(self, account: I64, place: I64, tokens: U64) -> None:
+        """Note values that may be new among the settled ones of usages, each token with its usage."""
+        if len(tokens):
+            none = np.zeros(len(tokens), np.int64)
+            key = _key(account, none + SETTLED, place)
+            self._cells.add(sum_by_key(key, none.view(np.uint64), none, tokens), _COUNTS_TOKENS)
+
+    def note_readings(self, account: I64, readings: I64, newest_ms: I64) -> None:
+        """Note each account's readings, and how new they are."""
+        accounts = int(account[-1]) + 1  # ascending
+        if accounts > len(self._inputs):
+            room = np.zeros(accounts, np.int64)
+            self._inputs = np.concatenate((self._inputs, room))
+            self._as_of_ms = np.concatenate((self._as_of_ms, room))
+        self._inputs[account] += readings
+        self._as_of_ms[account] = np.maximum(self._as_of_ms[account], newest_ms)
+
+    def note_sent(self, usages: Sequence[tuple[int, Usage]], unique: Iterable[str]) -> list[int]:
+        """Note that charges of accounts were sent; the accounts of usages that have no row here come back."""
+        account = np.array([number for number, _ in usages], np.int64)
+        kind = np.array([UNIQUES if usage.meter_id in unique else NUMBERS for _, usage in usages], np.int64)
+        place = np.array([usage.place for _, usage in usages], np.int64)
+        found = self._cells.clean(_key(account, kind, place))
+        return [number for number, is_found in zip(account.tolist(), found, strict=True) if not is_found]
+
+    def drop(self, accounts: Iterable[int]) -> None:
+        """Forget what was added to these accounts: they are encoded with it."""
+        account, _, _ = unpack(self._cells.key)
+        numbers = np.fromiter(accounts, np.int64)
+        if not len(numbers):
+            return
+        is_dropped = np.zeros(1 + max(int(numbers.max()), int(account.max(initial=0))), np.bool_)
+        is_dropped[numbers] = True
+        keep = ~is_dropped[account]
+        if not keep.all():
+            self._cells.select(keep)
+        known = is_dropped[: len(self._inputs)]
+        self._inputs[: len(known)][known] = self._as_of_ms[: len(known)][known] = 0
+
+    def apply(self, states: Sequence[AccountState]) -> None:
+        """Add all to accounts as they were encoded."""
+        for state, inputs, as_of_ms in zip(
+            states, self._inputs.tolist(), self._as_of_ms.tolist(), strict=False
+        ):
+            state.inputs += inputs
+            state.as_of_ms = max(state.as_of_ms, as_of_ms)
+        cells = self._cells
+        totals = to_decimals(cells.lo, cells.hi)
+        columns = (cells.key, *unpack(cells.key), cells.events, cells.dirty)
+        for (key, number, kind, place, events, is_unsent), total in zip(
+            zip(*(column.tolist() for column in columns), strict=True), totals, strict=True
+        ):
+            usage = states[number].usages[place]
+            if kind == SETTLED:
+                usage.settled = usage.settled or UniqueSketch()
+                usage.settled.merge(cells.uniques(key))
+                continue
+            usage.events += events
+            usage.total = EXACT.add(usage.total, total)
+            usage.is_stale, usage.is_unsent = True, is_unsent
+            if kind == UNIQUES:
+                usage.uniques = usage.uniques or UniqueSketch()
+                usage.uniques.merge(cells.uniques(key))
+
+    def dump(self) -> StoredDeltas:
+        """All, as views of the columns, to be encoded at once."""
+        return StoredDeltas(self._cells.dump(), self._inputs.data, self._as_of_ms.data)
+
+    @staticmethod
+    def restore(stored: StoredDeltas) -> UsageDeltas:
+        """What `dump` gave, copied."""
+        deltas = UsageDeltas()
+        deltas._cells = Cells.restore(stored.cells)
+        deltas._inputs = np.frombuffer(stored.inputs, np.int64).copy()
+        deltas._as_of_ms = np.frombuffer(stored.as_of_ms, np.int64).copy()
+        return deltas
+
+
+def _key(account: I64, kind: I64, place: I64) -> U64:
+    return pack(account.astype(np.uint64), kind.astype(np.uint64), place.astype(np.uint64))

@@ -1,0 +1,122 @@
+"""Readings of a shard on their way into its ledgers: buffered, summed, and added a row a meter.
+
+Slices -> `UsageIntake` -> ledgers (`Ledger.add_usage`), `Shelf.deltas`, `Movable`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from operators.aggregate import first_of_runs
+from operators.bill_state import Shelf
+from operators.cells import METER_BITS, MINUTE_BITS, Folded, Part, fold, unpack
+from operators.movable import Movable
+from operators.usage_rows import UsageRows, by_meter, by_minute
+from schemas.meters import AggregationType
+from schemas.usage import I64, MINUTE_MS, U64, Mask, Slice
+
+NOWHERE, APART = -1, -2
+"""Usage of no segment; a row whose minutes are to be added one by one."""
+
+
+class UsageIntake:
+    """What was not added to ledgers yet."""
+
+    def __init__(self, shelf: Shelf, movable: Movable) -> None:
+        self._shelf = shelf
+        self._movable = movable
+        self._meters = shelf.catalog.meters
+        kinds = [meter.aggregation.type for meter in self._meters]
+        self._summed: Mask = np.isin(kinds, [AggregationType.SUM, AggregationType.AVG])
+        self._unique: Mask = np.isin(kinds, [AggregationType.COUNT_UNIQUE])
+        self._buffer: list[Part] = []
+        self._appended: list[I64] = []
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is anything to fold."""
+        return bool(self._buffer)
+
+    def take(self, piece: Slice) -> None:
+        """Buffer the readings of a slice."""
+        readings = piece.readings
+        if not len(readings):
+            return
+        self._shelf.accounts.learn(piece)
+        self._shelf.open()
+        row = readings.row
+        part = (
+            piece.account[row],
+            readings.meter,
+            piece.at_ms[row],
+            readings.lo,
+            readings.hi,
+            readings.token,
+        )
+        self._buffer.append(part)
+        self._appended.append(piece.append_ms[row])
+
+    def fold(self) -> list[int]:
+        """Add what is buffered; the numbers of the accounts that it belongs to."""
+        if not self._buffer:
+            return []
+        folded = fold(self._buffer, self._shelf.accounts)
+        append_ms = np.concatenate(self._appended)[folded.order]
+        self._buffer.clear()
+        self._appended.clear()
+        numbers = self._note_readings(folded, append_ms)
+        settled = self._movable.settled_minute()
+        rows = by_meter(folded, self._summed)
+        place = self._add(rows, folded.tokens, settled)
+        apart = np.flatnonzero(place == APART)
+        if len(apart):
+            self._shelf.changed_all(rows.account[apart].tolist())
+            keys = rows.account[apart] << METER_BITS | rows.meter[apart]
+            rest = folded.select(np.isin(folded.key >> np.uint64(MINUTE_BITS), keys.astype(np.uint64)))
+            self._add(by_minute(rest, self._summed), rest.tokens, settled)
+        self._note_deltas(rows, place, folded.tokens, settled)
+        self._movable.add(folded, unpack(folded.key)[2] >= settled)
+        return numbers
+
+    def _note_readings(self, folded: Folded, append_ms: I64) -> list[int]:
+        """Note how many readings each account has, and how new they are."""
+        account, _, _ = unpack(folded.key)
+        first = first_of_runs(account)
+        newest_ms = np.maximum.reduceat(append_ms, folded.starts[first])
+        owners = account[first]
+        self._shelf.deltas.note_readings(owners, np.add.reduceat(folded.events, first), newest_ms)
+        numbers: list[int] = owners.tolist()
+        for number, at_ms in zip(numbers, newest_ms.tolist(), strict=True):
+            state = self._shelf.ledgers[number].state
+            state.as_of_ms = max(state.as_of_ms, at_ms)
+        return numbers
+
+    def _add(self, rows: UsageRows, tokens: U64, settled: int) -> I64:
+        """Add rows to the accounts' usage; where that stands in its account, `NOWHERE` or `APART`.
+
+        :arg settled: Minutes before this one are in their segment for good.
+        """
+        ledgers, meters, note_usage = self._shelf.ledgers, self._meters, self._shelf.note_usage
+        places: list[int] = []
+        for number, index, first, last, start, end, total in rows:
+            ledger, is_settled = ledgers[number], first < settled
+            if first != last and (
+                is_settled != (last < settled)
+                or not ledger.is_one_segment(first * MINUTE_MS, last * MINUTE_MS)
+            ):
+                places.append(APART)
+                continue
+            usage = ledger.add_usage(
+                meters[index], first * MINUTE_MS, end - start, total, tokens[start:end], is_settled=is_settled
+            )
+            places.append(NOWHERE if usage is None else usage.place)
+            note_usage(number, ledger)
+        return np.array(places, np.int64)
+
+    def _note_deltas(self, rows: UsageRows, place: I64, tokens: U64, settled: int) -> None:
+        self._shelf.deltas.add(rows, place, self._unique, tokens)
+        late = np.flatnonzero((place >= 0) & (rows.first < settled) & self._unique[rows.meter])
+        lengths = rows.end[late] - rows.start[late]
+        owner = np.repeat(late, lengths)
+        at = np.arange(len(owner)) + np.repeat(rows.end[late] - np.cumsum(lengths), lengths)
+        self._shelf.deltas.settle(rows.account[owner], place[owner], tokens[at])
