@@ -97,7 +97,7 @@ class UsageDeltas:
         if not keep.all():
             self._cells.select(keep)
         known = is_dropped[: len(self._inputs)]
-        self._inputs[: len(known)][known] = self._as_of_ms[: len(known)][known] = 0
+        self._inputs[: len(known)][known] = 0
 
     def apply(self, states: Sequence[AccountState]) -> None:
         """Add all to accounts as they were encoded."""

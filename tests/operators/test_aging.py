@@ -72,7 +72,9 @@ class Account:
         """As `Bills` does when everything was sent."""
         for usage in self.ledger.usages.values():
             usage.is_unsent = False
-        return forget(self.ledger, passed_ms - KEPT_MS, passed_ms - KEPT_MS)
+        has_changed = forget(self.ledger, passed_ms - KEPT_MS, passed_ms - KEPT_MS)
+        assert [usage.place for usage in self.state.usages] == list(range(len(self.state.usages)))
+        return has_changed
 
     def kept(self) -> list[tuple[str, str]]:
         return sorted({(f"{utc(u.start_ms):%m}", u.meter_id) for u in self.state.usages})

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import structs
 
 from operators.bill_state import FORMAT, Shelf
 from operators.bills import BillConfig, Bills
@@ -22,7 +21,6 @@ from tests.operators.stories import (
     CATALOG,
     CATALOG_YAML,
     batch,
-    busy_steps,
     differences,
     steps,
     story_of,
@@ -44,38 +42,6 @@ def test_what_is_restored_is_stored_again_as_the_same_bytes(
 ) -> None:
     for state in bill_states(tell(story_of(drawn), random.Random(seed))):
         assert Shelf.restore(state, CATALOG).dump() == state
-
-
-@settings(max_examples=150, deadline=None)
-@given(busy_steps, st.integers(0, 2**32))
-def test_what_is_restored_is_what_was_there(drawn: list[tuple[int, str, dict[str, Any]]], seed: int) -> None:
-    def compare(pipeline: Pipeline) -> None:
-        now_ms = round(pipeline.now.timestamp() * 1000)
-        for _, _, bill in pipeline._shard.values():
-            restored = Shelf.restore(bill.snapshot(), CATALOG)
-            assert plain(restored, now_ms) == plain(bill._bills.shelf, now_ms)
-
-    tell(story_of(drawn), random.Random(seed), polled=(1, 2), at_snapshot=compare)
-
-
-def plain(shelf: Shelf, now_ms: int) -> list[Any]:
-    """All that is known of the accounts, priced; but not what is known of commits."""
-    wallets = [list(ledger.wallets(now_ms)) for ledger in shelf.ledgers]
-    states = [structs.replace(ledger.state, usages=[]) for ledger in shelf.ledgers]
-    usages = [
-        [
-            (
-                structs.replace(usage, is_stored=True, uniques=None, settled=None),
-                *(sketch and sketch.state() for sketch in (usage.uniques, usage.settled)),
-            )
-            for usage in ledger.state.usages
-        ]
-        for ledger in shelf.ledgers
-    ]
-    unsent = [
-        [usage.place for usage in ledger.usages.values() if usage.is_unsent] for ledger in shelf.ledgers
-    ]
-    return [wallets, states, usages, unsent, sorted(shelf.unsent), shelf.alerts]
 
 
 def told_story() -> Pipeline:
