@@ -14,7 +14,7 @@ import msgspec
 
 from operators.account_state import ZERO, AccountState, Usage
 from operators.timeline import BEGINNING_MS, END_MS
-from schemas.money import EXACT
+from schemas.money import exact_add, exact_subtract
 
 
 class Wallet(msgspec.Struct, frozen=True):
@@ -27,17 +27,22 @@ class Wallet(msgspec.Struct, frozen=True):
 
     @property
     def available(self) -> Decimal:
-        return EXACT.subtract(EXACT.subtract(self.balance, self.unpaid_invoices), self.usage)
+        unpaid = self.unpaid_invoices
+        balance = exact_subtract(self.balance, unpaid) if unpaid else self.balance  # as of most wallets
+        return exact_subtract(balance, self.usage)
 
 
 class Balances:
     """One wallet for every currency that an account has seen."""
 
-    __slots__ = ("_covered", "_from_ms", "_until_ms", "wallets")
+    __slots__ = ("_covered", "_from_ms", "_has_changed", "_until_ms", "_used", "_wallets")
 
     def __init__(self) -> None:
-        self.wallets: dict[str, Wallet] = {}
-        """By currency, in its order."""
+        self._wallets: list[Wallet] = []
+        """By currency."""
+        self._used: dict[str, Decimal] = {}
+        """By currency: the wallets' usage, which may have changed since they were made."""
+        self._has_changed = False
         self._covered: frozenset[tuple[str, int]] = frozenset()
         self._from_ms, self._until_ms = END_MS, BEGINNING_MS
 
@@ -53,10 +58,20 @@ class Balances:
         """A usage was priced: take its amount of before out, put that of now in."""
         if self._covered and usage.is_covered(self._covered):
             return
-        was = self.wallets.get(usage.currency)
-        if was is not None:
-            used = EXACT.add(was.usage, EXACT.subtract(usage.amount, before))
-            self.wallets[was.currency] = Wallet(was.currency, was.balance, was.unpaid_invoices, used)
+        used = self._used.get(usage.currency)
+        if used is not None:
+            self._used[usage.currency] = exact_add(used, exact_subtract(usage.amount, before))
+            self._has_changed = True
+
+    def wallets(self) -> list[Wallet]:
+        """The wallets, by currency."""
+        if self._has_changed:
+            self._has_changed = False
+            self._wallets = [
+                Wallet(one.currency, one.balance, one.unpaid_invoices, self._used[one.currency])
+                for one in self._wallets
+            ]
+        return self._wallets
 
     def make(self, state: AccountState, usages: Iterable[Usage], now_ms: int) -> None:
         """Sum everything; every usage is priced."""
@@ -74,12 +89,14 @@ class Balances:
         used: dict[str, Decimal] = {}
         for usage in usages:
             _add(used, usage.currency, ZERO if usage.is_covered(covered) else usage.amount)
-        self.wallets = {
-            c: Wallet(c, balance.get(c, ZERO), unpaid.get(c, ZERO), used.get(c, ZERO))
-            for c in sorted(balance.keys() | unpaid.keys() | used.keys())
-        }
+        currencies = sorted(balance.keys() | unpaid.keys() | used.keys())
+        self._used = {c: used.get(c, ZERO) for c in currencies}
+        self._wallets = [
+            Wallet(c, balance.get(c, ZERO), unpaid.get(c, ZERO), self._used[c]) for c in currencies
+        ]
+        self._has_changed = False
         self._covered, self._from_ms, self._until_ms = covered, now_ms, until_ms
 
 
 def _add(sums: dict[str, Decimal], currency: str, amount: Decimal) -> None:
-    sums[currency] = EXACT.add(sums.get(currency, ZERO), amount)
+    sums[currency] = exact_add(sums.get(currency, ZERO), amount)

@@ -2,7 +2,7 @@
 
 Wallets are absolute rows with the version `generation << 40 |` the account's inputs (readings, account
 events) and the transitions that time made (credits expired, standing charges begun); charges, with
-`generation << 52 |` what is folded into the charge (`Ledger.charge_version`). Another catalog is a new
+`generation << 52 |` what is folded into the charge (`charges.charge_version`). Another catalog is a new
 generation.
 
 Charges and alerts wait until a snapshot that has them is committed, an epoch or two: a crash repeats what
@@ -24,8 +24,7 @@ from operators.account_events import ImpossibleError, apply, is_subscription
 from operators.account_state import DAY_MS, KEPT_MS, Usage
 from operators.aging import begin_standing, expire, forget, next_expiry_ms, next_standing_ms
 from operators.bill_state import Shelf
-from operators.charges import UnsentCharge, charge_rows
-from operators.ledger import MOVES_BITS, READINGS_BITS
+from operators.charges import MOVES_BITS, READINGS_BITS, UnsentCharge, charge_rows, charge_version
 from operators.movable import Movable
 from operators.schedule import Schedule
 from operators.thresholds import judge
@@ -194,7 +193,7 @@ class Bills:
             ledger = self.shelf.ledgers[number]
             for usage in ledger.take_unsent(is_last=is_last):
                 sent.append((number, usage))
-                version = self.shelf.generation << CHARGE_GENERATION_SHIFT | ledger.charge_version(usage)
+                version = self.shelf.generation << CHARGE_GENERATION_SHIFT | charge_version(ledger, usage)
                 unsent.append(UnsentCharge(ledger, usage, version))
             if ledger.unsent:
                 waiting.add(number)

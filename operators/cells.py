@@ -62,10 +62,8 @@ class Folded:
     order: I64
     tokens: U64
     """Of the readings in `order`."""
-
-    @property
-    def events(self) -> I64:
-        return self.ends - self.starts
+    events: I64
+    """How many readings; of what was summed before there are more than `starts` and `ends` say."""
 
     def select(self, keep: Mask) -> Folded:
         return Folded(
@@ -76,6 +74,7 @@ class Folded:
             self.ends[keep],
             self.order,
             self.tokens,
+            self.events[keep],
         )
 
 
@@ -100,7 +99,7 @@ def sum_by_key(key: U64, lo: U64, hi: I64, token: U64) -> Folded:
     order, starts, unique = group(key)
     sum_lo, sum_hi = sum_by_group(lo[order], hi[order], starts)
     ends = np.append(starts[1:], len(key))
-    return Folded(unique, sum_lo, sum_hi, starts, ends, order, token[order])
+    return Folded(unique, sum_lo, sum_hi, starts, ends, order, token[order], ends - starts)
 
 
 class StoredCells(msgspec.Struct, array_like=True):
@@ -242,7 +241,8 @@ class Cells:
         fresh = rows[level.sets[rows] < 0]
         if len(fresh):
             level.sets[fresh] = self._tokens.begin(len(fresh))
-        lengths, ends = folded.events[counting], folded.ends[counting]
+        ends = folded.ends[counting]
+        lengths = ends - folded.starts[counting]
         offsets = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths), lengths)
         tokens = folded.tokens[np.repeat(ends, lengths) + offsets]
         self._tokens.add(np.repeat(level.sets[rows], lengths), tokens)

@@ -10,6 +10,11 @@ from operators.account_state import Usage
 from operators.ledger import Ledger
 from schemas import arrow
 
+MOVES_BITS, READINGS_BITS = 14, 38
+MOVES_MAX, READINGS_MAX = (1 << MOVES_BITS) - 1, (1 << READINGS_BITS) - 1
+"""Of a charge's version: 16,383 subscription events and adjustments an account, 270 billion readings a
+charge. Past them versions stay the same, and of equal ones the store keeps the last that was sent."""
+
 
 class UnsentCharge(NamedTuple):
     """A usage whose charge is to be sent, and the version of that."""
@@ -17,6 +22,15 @@ class UnsentCharge(NamedTuple):
     ledger: Ledger
     usage: Usage
     version: int
+
+
+def charge_version(ledger: Ledger, usage: Usage) -> int:
+    """How much is folded into a charge: moves, then readings. It grows with every input that the charge
+    depends on, in whatever order they come, and with no other: it would not be sent again for that, and
+    a replay that meets the topics in another order could then never overtake what it replaces.
+    """
+    folded = ledger.readings_of(usage) + ledger.is_owed(usage)
+    return min(ledger.state.moves, MOVES_MAX) << READINGS_BITS | min(max(folded, 0), READINGS_MAX)
 
 
 def charge_rows(unsent: list[UnsentCharge]) -> pa.RecordBatch | None:

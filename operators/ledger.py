@@ -23,17 +23,12 @@ from decimal import Decimal
 from operators.account_state import ZERO, AccountState, Usage
 from operators.balances import Balances, Wallet
 from operators.hyperloglog import UniqueSketch
-from operators.tariff import Tariff, quantity_of
+from operators.tariff import Tariff
 from operators.timeline import Segment, Timeline
 from schemas.catalog import Catalog
 from schemas.meters import Meter
-from schemas.money import EXACT, exact_sum, round_money
+from schemas.money import exact_add, exact_sum, round_money
 from schemas.usage import U64
-
-MOVES_BITS, READINGS_BITS = 14, 38
-MOVES_MAX, READINGS_MAX = (1 << MOVES_BITS) - 1, (1 << READINGS_BITS) - 1
-"""Of a charge's version: 16,383 subscription events and adjustments an account, 270 billion readings a
-charge. Past them versions stay the same, and of equal ones the store keeps the last that was sent."""
 
 
 class Ledger:
@@ -45,6 +40,7 @@ class Ledger:
     __slots__ = (
         "_balances",
         "_current",
+        "_here",
         "_stale",
         "catalog",
         "has_changed",
@@ -64,6 +60,8 @@ class Ledger:
         self.has_changed = False
         """Usage brought more than itself: others that are new, or have another price now."""
         self._current: Segment | None = None
+        self._here: dict[str, Usage] = {}
+        """Usages of the current segment, by meter: those that were asked for."""
         self._balances = Balances()
         # Usages with these marks, so that nobody looks through all; one without may still be among them.
         self._stale = [usage for usage in state.usages if usage.is_stale]
@@ -78,16 +76,22 @@ class Ledger:
         :arg is_settled: No account event can change any more which segment the minute belongs to.
         """
         self.state.inputs += events
-        segment = self.segment_at(at_ms)
+        segment, meter_id = self.segment_at(at_ms), meter.id
         if segment is None:
             return None
-        usage = self.usages.get((segment.start_ms, segment.plan.id, meter.id))
+        usage = self._here.get(meter_id)
         if usage is None:
-            if self._is_forgotten(segment, meter.id):
+            if self._is_forgotten(segment, meter_id):
                 return None
-            usage = self.usage_of(segment, meter.id)
-        self._change(usage, events, total)
-        if meter.id in self.tariff.unique:
+            usage = self._here[meter_id] = self.usage_of(segment, meter_id)
+        if usage.events > 0 and meter_id not in self.tariff.lasting:  # as nearly always
+            usage.events += events
+            if total:
+                usage.total = exact_add(usage.total, total)
+            self._outdate(usage)
+        else:
+            self._change(usage, events, total)
+        if meter_id in self.tariff.unique:
             sketch = usage.uniques = usage.uniques or UniqueSketch()
             sketch.add(tokens)
             if is_settled:
@@ -100,7 +104,7 @@ class Ledger:
         self.begin(segment)
         usage = self.usage_of(segment, meter.id)
         was_used = usage.is_used
-        usage.adjustments[at_ms] = EXACT.add(usage.adjustments.get(at_ms, ZERO), quantity)
+        usage.adjustments[at_ms] = exact_add(usage.adjustments.get(at_ms, ZERO), quantity)
         self._note_change(usage, was_used=was_used)
 
     def move_usage(
@@ -128,34 +132,38 @@ class Ledger:
         was_used = usage.is_used
         usage.events += events
         if total:
-            usage.total = EXACT.add(usage.total, total)
+            usage.total = exact_add(usage.total, total)
         self._note_change(usage, was_used=was_used)
 
     def _note_change(self, usage: Usage, *, was_used: bool) -> None:
         self._outdate(usage)
         if usage.is_used != was_used:  # standing charges of a default plan stand or fall with it
             self.has_changed = True
-            self._outdate(*(u for u in self.usages.values() if u.key[:2] == usage.key[:2]))
+            self._outdate_all(u for u in self.usages.values() if u.key[:2] == usage.key[:2])
         if usage.meter_id in self.tariff.lasting:  # later segments are priced on what has come so far
             later = [u for u in self._same(usage) if u.start_ms > usage.start_ms]
             if later:
                 self.has_changed = True
-                self._outdate(*later)
+                self._outdate_all(later)
 
-    def _outdate(self, *usages: Usage) -> None:
+    def _outdate(self, usage: Usage) -> None:
+        if not usage.is_stale:
+            usage.is_stale = True
+            self._stale.append(usage)
+        if not usage.is_unsent:
+            usage.is_unsent = True
+            self.unsent.append(usage)
+
+    def _outdate_all(self, usages: Iterable[Usage]) -> None:
         for usage in usages:
-            if not usage.is_stale:
-                usage.is_stale = True
-                self._stale.append(usage)
-            if not usage.is_unsent:
-                usage.is_unsent = True
-                self.unsent.append(usage)
+            self._outdate(usage)
 
     def segment_at(self, at_ms: int) -> Segment | None:
         """As `Timeline.segment_at`; the last one asked for is remembered."""
         current = self._current
         if current is None or not current.start_ms <= at_ms < current.end_ms:
-            current = self._current = self.timeline.segment_at(at_ms)
+            current, self._here = self.timeline.segment_at(at_ms), {}
+            self._current = current
             if current is not None:
                 self.begin(current)
         return current
@@ -186,7 +194,7 @@ class Ledger:
             if segment is not None and segment.key != usage.key[:2]:
                 self.begin(segment)
                 into = self.usage_of(segment, usage.meter_id).adjustments
-                into[at_ms] = EXACT.add(into.get(at_ms, ZERO), usage.adjustments.pop(at_ms))
+                into[at_ms] = exact_add(into.get(at_ms, ZERO), usage.adjustments.pop(at_ms))
 
     def begin(self, segment: Segment) -> None:
         """Standing charges are there from a segment's first moment, used or not."""
@@ -220,11 +228,11 @@ class Ledger:
     def quantity(self, usage: Usage) -> Decimal:
         """What the meter's aggregation makes of the usage, with adjustments."""
         meter_id = usage.meter_id
-        kind = self.tariff.kinds.get(meter_id)
-        if kind is None:  # the plan's own fee, or a meter that left the catalog
+        quantity_of = self.tariff.quantities.get(meter_id)
+        if quantity_of is None:  # the plan's own fee, or a meter that left the catalog
             return exact_sum(usage.adjustments.values())
         if meter_id not in self.tariff.lasting:
-            quantity = quantity_of(kind, usage.events, usage.total, usage.uniques)
+            quantity = quantity_of(usage.events, usage.total, usage.uniques)
             return exact_sum([quantity, *usage.adjustments.values()]) if usage.adjustments else quantity
         parts = list(self._until(usage))
         uniques = UniqueSketch()
@@ -233,8 +241,14 @@ class Ledger:
                 uniques.merge(part.uniques)
         events = sum(part.events for part in parts)
         total = exact_sum(part.total for part in parts)
-        quantity = quantity_of(kind, events, total, uniques)
+        quantity = quantity_of(events, total, uniques)
         return exact_sum([quantity, *(adjusted for part in parts for adjusted in part.adjustments.values())])
+
+    def readings_of(self, usage: Usage) -> int:
+        """How many readings its quantity is made of."""
+        if usage.meter_id not in self.tariff.lasting:
+            return usage.events
+        return sum(part.events for part in self._until(usage))
 
     def _until(self, usage: Usage) -> Iterator[Usage]:
         return (part for part in self._same(usage) if part.start_ms <= usage.start_ms)
@@ -258,11 +272,12 @@ class Ledger:
 
     def outdate(self) -> None:
         """Price every usage again, and send its charge."""
-        self._outdate(*self.usages.values())
+        self._outdate_all(self.usages.values())
 
     def rebuild(self) -> None:
         """The state was changed from outside, other than by this ledger's methods: sum everything anew."""
         self._balances.forget()
+        self._current = None
         self._stale = [usage for usage in self.state.usages if usage.is_stale]
         self.unsent = [usage for usage in self.state.usages if usage.is_unsent]
 
@@ -275,22 +290,11 @@ class Ledger:
                 (self.unsent if usage.is_unsent else ready).append(usage)
         return ready
 
-    def charge_version(self, usage: Usage) -> int:
-        """How much is folded into a charge: moves, then readings. It grows with every input that the charge
-        depends on, in whatever order they come, and with no other: it would not be sent again for that, and
-        a replay that meets the topics in another order could then never overtake what it replaces.
-        """
-        events = usage.events
-        if usage.meter_id in self.tariff.lasting:
-            events = sum(part.events for part in self._until(usage))
-        folded = events + self.is_owed(usage)
-        return min(self.state.moves, MOVES_MAX) << READINGS_BITS | min(max(folded, 0), READINGS_MAX)
-
     def price(self, usage: Usage) -> None:
         """Bring the amounts of a usage up to date: rounded once, here, and never again."""
         before = usage.amount
         price = self.tariff.prices.get((usage.plan_id, usage.meter_id))
-        if price is None or not self.is_owed(usage):
+        if price is None or not ((usage.events and usage.holds) or self.is_owed(usage)):
             usage.quantity = usage.amount_unrounded = usage.amount = ZERO
         else:
             usage.quantity = self.quantity(usage)
@@ -308,4 +312,4 @@ class Ledger:
         self._stale.clear()
         if not self._balances.hold_at(now_ms):
             self._balances.make(self.state, self.usages.values(), now_ms)
-        return self._balances.wallets.values()
+        return self._balances.wallets()

@@ -15,12 +15,14 @@ from operators.account_state import ZERO
 from operators.hyperloglog import UniqueSketch
 from schemas.catalog import Catalog
 from schemas.meters import AggregationType
-from schemas.money import EXACT, quantize_quantity
+from schemas.money import exact_multiply, quantize_quantity
 from schemas.plans import PlanCharge
 from schemas.prices import Graduated, PerUnit, Volume
 
 Price: TypeAlias = Callable[[Decimal], Decimal]
 """quantity -> what it costs, unrounded."""
+Quantity: TypeAlias = Callable[[int, Decimal, UniqueSketch | None], Decimal]
+"""readings, their total, their distinct values -> what an aggregation makes of them."""
 
 _WIDE = Context(prec=76)
 """For averages: rounded once more, to 12 decimals, where it is used."""
@@ -41,10 +43,10 @@ class Tariff:
             at for at, charge in charges.items() if isinstance(charge.price, Graduated | Volume)
         )
         """Plans and meters whose charges have a breakdown by tiers."""
-        self.kinds = {meter.id: meter.aggregation.type for meter in catalog.meters}
-        self.unique = frozenset(
-            name for name, kind in self.kinds.items() if kind is AggregationType.COUNT_UNIQUE
-        )
+        kinds = {meter.id: meter.aggregation.type for meter in catalog.meters}
+        self.quantities = {name: _QUANTITIES[kind] for name, kind in kinds.items()}
+        """By meter."""
+        self.unique = frozenset(name for name, kind in kinds.items() if kind is AggregationType.COUNT_UNIQUE)
         self.lasting = frozenset(meter.id for meter in catalog.meters if meter.reset_usage == "NEVER")
         """Meters that never reset."""
 
@@ -58,15 +60,28 @@ def _price(charge: PlanCharge) -> Price:
 
 def _per_unit(unit_amount: Decimal, quantity: Decimal) -> Decimal:
     """As `schemas.prices.PerUnit.charge`."""
-    return EXACT.multiply(quantity, unit_amount) if quantity > ZERO else ZERO
+    return exact_multiply(quantity, unit_amount) if quantity > ZERO else ZERO
 
 
-def quantity_of(kind: AggregationType, events: int, total: Decimal, uniques: UniqueSketch | None) -> Decimal:
-    """What an aggregation makes of readings."""
-    if kind is AggregationType.COUNT:
-        return Decimal(events)
-    if kind is AggregationType.SUM:
-        return total
-    if kind is AggregationType.COUNT_UNIQUE:
-        return Decimal(0 if uniques is None else uniques.count())
+def _count(events: int, total: Decimal, uniques: UniqueSketch | None) -> Decimal:
+    return Decimal(events)
+
+
+def _sum(events: int, total: Decimal, uniques: UniqueSketch | None) -> Decimal:
+    return total
+
+
+def _average(events: int, total: Decimal, uniques: UniqueSketch | None) -> Decimal:
     return quantize_quantity(_WIDE.divide(total, Decimal(events))) if events else ZERO
+
+
+def _count_unique(events: int, total: Decimal, uniques: UniqueSketch | None) -> Decimal:
+    return Decimal(0 if uniques is None else uniques.count())
+
+
+_QUANTITIES: dict[AggregationType, Quantity] = {
+    AggregationType.COUNT: _count,
+    AggregationType.SUM: _sum,
+    AggregationType.AVG: _average,
+    AggregationType.COUNT_UNIQUE: _count_unique,
+}

@@ -116,7 +116,5 @@ class UsageIntake:
     def _note_deltas(self, rows: UsageRows, place: I64, tokens: U64, settled: int) -> None:
         self._shelf.deltas.add(rows, place, self._unique, tokens)
         late = np.flatnonzero((place >= 0) & (rows.first < settled) & self._unique[rows.meter])
-        lengths = rows.end[late] - rows.start[late]
-        owner = np.repeat(late, lengths)
-        at = np.arange(len(owner)) + np.repeat(rows.end[late] - np.cumsum(lengths), lengths)
-        self._shelf.deltas.settle(rows.account[owner], place[owner], tokens[at])
+        owner, found = rows.tokens_of(late, tokens)
+        self._shelf.deltas.settle(rows.account[owner], place[owner], found)

@@ -42,6 +42,13 @@ class UsageRows:
     lo: U64
     hi: I64
 
+    def tokens_of(self, rows: I64, tokens: U64) -> tuple[I64, U64]:
+        """The tokens of some rows' readings, each with its row."""
+        lengths = self.end[rows] - self.start[rows]
+        owner = np.repeat(rows, lengths)
+        at = np.arange(len(owner)) + np.repeat(self.end[rows] - np.cumsum(lengths), lengths)
+        return owner, tokens[at]
+
     def __iter__(self) -> Iterator[UsageRow]:
         columns = (self.account, self.meter, self.first, self.last, self.start, self.end)
         return zip(*(column.tolist() for column in columns), _totals(self.lo, self.hi), strict=True)
