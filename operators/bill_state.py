@@ -15,7 +15,8 @@ import numpy as np
 
 from operators.account_state import AccountState, Usage
 from operators.accounts import Accounts
-from operators.cells import Cells, StoredCells, pack, unpack
+from operators.cells import Cells, StoredCells
+from operators.folds import pack, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
 from operators.snapshot_format import check_format
@@ -124,7 +125,7 @@ class Shelf:
     def note_sent(self, usages: list[tuple[int, Usage]]) -> None:
         """Charges of these accounts' usages were sent."""
         if usages:
-            self._changed.update(self.deltas.note_sent(usages, self._tariff.unique))
+            self.deltas.note_sent(usages, self._tariff.unique)
 
     def take_alerts(self, *, everything: bool) -> list[WalletAlert]:
         """Alerts to send: those that a commit has, or all."""

@@ -19,7 +19,7 @@ from operators.account_events import EVENT_LAG_MAX_MS
 from operators.account_state import Usage
 from operators.aggregate import to_decimals
 from operators.bill_state import Shelf
-from operators.cells import Folded, pack, unpack
+from operators.folds import Added, Folded, pack, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
 from operators.timeline import Segment
@@ -56,7 +56,8 @@ class Movable:
     def add(self, folded: Folded, movable: Mask) -> None:
         """Remember those of the folded readings that are movable."""
         if movable.any():
-            self._shelf.recent.add(folded if movable.all() else folded.select(movable), self._unique)
+            kept = folded if movable.all() else folded.select(movable)
+            self._shelf.recent.add_later(Added.of(kept, self._unique[unpack(kept.key)[1]]))
 
     def settled_minute(self) -> int:
         """Minutes before this one are in their segment for good: all that could move them is in."""

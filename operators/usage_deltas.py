@@ -10,14 +10,15 @@ in `AccountState.usages`. Its `dirty` says that the usage's charge is to be sent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 import numpy as np
 
 from operators.account_state import AccountState, Usage
-from operators.aggregate import group, sum_by_group, to_decimals
-from operators.cells import Cells, Folded, StoredCells, pack, unpack
+from operators.aggregate import to_decimals
+from operators.cells import Cells, StoredCells
+from operators.folds import Added, pack, tokens_of, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.usage_rows import UsageRows
 from schemas.money import EXACT
@@ -43,11 +44,6 @@ class UsageDeltas:
 
     def __init__(self) -> None:
         self._cells = Cells()
-        self._waiting: list[tuple[U64, I64, U64, I64]] = []
-        """Rows that are not in `_cells` yet, as columns: key, readings, lo, hi. Put there together, and so
-        not at every flush of live wallets, they take a tenth of the time."""
-        self._waiting_tokens: list[tuple[U64, U64]] = []
-        """Keys and distinct values of such rows."""
         self._inputs: I64 = np.zeros(0, np.int64)
         self._as_of_ms: I64 = np.zeros(0, np.int64)
         """Both by account number; accounts past their end have none."""
@@ -62,41 +58,16 @@ class UsageDeltas:
         is_unique = unique[rows.meter]
         key = _key(rows.account, is_unique.astype(np.int64), place)
         keep = place >= 0
-        self._waiting.append((key[keep], (rows.end - rows.start)[keep], rows.lo[keep], rows.hi[keep]))
-        owner, found = rows.tokens_of(np.flatnonzero(keep & is_unique), tokens)
-        self._waiting_tokens.append((key[owner], found))
+        owner, found = tokens_of(np.flatnonzero(keep & is_unique), rows.start, rows.end, tokens)
+        sums = (key[keep], (rows.end - rows.start)[keep], rows.lo[keep], rows.hi[keep])
+        self._cells.add_later(Added(*sums, key[owner], found))
 
     def settle(self, account: I64, place: I64, tokens: U64) -> None:
         """Note values that may be new among the settled ones of usages, each token with its usage."""
         if len(tokens):
             none = np.zeros(len(tokens), np.int64)
             key = _key(account, none + SETTLED, place)
-            self._waiting.append((key, none, none.view(np.uint64), none))
-            self._waiting_tokens.append((key, tokens))
-
-    def _settle_waiting(self) -> None:
-        """Add what waits to the cells."""
-        if not self._waiting:
-            return
-        key, events, lo, hi = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
-        owner, tokens = (np.concatenate(column) for column in zip(*self._waiting_tokens, strict=True))
-        self._waiting.clear()
-        self._waiting_tokens.clear()
-        if not len(key):
-            return
-        order, starts, unique = group(key)
-        by_owner = np.argsort(owner)
-        owner = owner[by_owner]
-        folded = Folded(
-            unique,
-            *sum_by_group(lo[order], hi[order], starts),
-            np.searchsorted(owner, unique),
-            np.searchsorted(owner, unique, "right"),
-            by_owner,
-            tokens[by_owner],
-            np.add.reduceat(events[order], starts),
-        )
-        self._cells.add(folded, _COUNTS_TOKENS)
+            self._cells.add_later(Added(key, none, none.view(np.uint64), none, key, tokens))
 
     def note_readings(self, account: I64, readings: I64, newest_ms: I64) -> None:
         """Note each account's readings, and how new they are."""
@@ -108,18 +79,20 @@ class UsageDeltas:
         self._inputs[account] += readings
         self._as_of_ms[account] = np.maximum(self._as_of_ms[account], newest_ms)
 
-    def note_sent(self, usages: Sequence[tuple[int, Usage]], unique: Iterable[str]) -> list[int]:
-        """Note that charges of accounts were sent; the accounts of usages that have no row here come back."""
+    def note_sent(self, usages: Sequence[tuple[int, Usage]], unique: Container[str]) -> None:
+        """Note that charges of these accounts' usages were sent."""
         account = np.array([number for number, _ in usages], np.int64)
         kind = np.array([UNIQUES if usage.meter_id in unique else NUMBERS for _, usage in usages], np.int64)
         place = np.array([usage.place for _, usage in usages], np.int64)
-        self._settle_waiting()
-        found = self._cells.clean(_key(account, kind, place))
-        return [number for number, is_found in zip(account.tolist(), found, strict=True) if not is_found]
+        key, none = _key(account, kind, place), np.zeros(len(usages), np.int64)
+        no_tokens = np.empty(0, np.uint64)
+        self._cells.add_later(
+            Added(key, none, none.view(np.uint64), none, no_tokens, no_tokens)
+        )  # for the mark
+        self._cells.clean(key)
 
     def drop(self, accounts: Iterable[int]) -> None:
         """Forget what was added to these accounts: they are encoded with it."""
-        self._settle_waiting()
         account, _, _ = unpack(self._cells.key)
         numbers = np.fromiter(accounts, np.int64)
         if not len(numbers):
@@ -153,13 +126,12 @@ class UsageDeltas:
             usage.events += events
             usage.total = EXACT.add(usage.total, total)
             usage.is_stale, usage.is_unsent = True, is_unsent
-            if kind == UNIQUES:
+            if kind == UNIQUES and events:
                 usage.uniques = usage.uniques or UniqueSketch()
                 usage.uniques.merge(cells.uniques(key))
 
     def dump(self) -> StoredDeltas:
         """All, as views of the columns, to be encoded at once."""
-        self._settle_waiting()
         return StoredDeltas(self._cells.dump(), self._inputs.data, self._as_of_ms.data)
 
     @staticmethod

@@ -9,7 +9,7 @@ import numpy as np
 
 from operators.aggregate import first_of_runs
 from operators.bill_state import Shelf
-from operators.cells import METER_BITS, MINUTE_BITS, Folded, Part, fold, unpack
+from operators.folds import METER_BITS, MINUTE_BITS, Folded, Part, fold, tokens_of, unpack
 from operators.movable import Movable
 from operators.usage_rows import UsageRows, by_meter, by_minute
 from schemas.meters import AggregationType
@@ -116,5 +116,5 @@ class UsageIntake:
     def _note_deltas(self, rows: UsageRows, place: I64, tokens: U64, settled: int) -> None:
         self._shelf.deltas.add(rows, place, self._unique, tokens)
         late = np.flatnonzero((place >= 0) & (rows.first < settled) & self._unique[rows.meter])
-        owner, found = rows.tokens_of(late, tokens)
+        owner, found = tokens_of(late, rows.start, rows.end, tokens)
         self._shelf.deltas.settle(rows.account[owner], place[owner], found)

@@ -17,7 +17,7 @@ import numpy as np
 
 from operators.account_state import ZERO
 from operators.aggregate import first_of_runs, sum_by_group
-from operators.cells import MINUTE_BITS, Folded, unpack
+from operators.folds import MINUTE_BITS, Folded, unpack
 from schemas.money import EXACT
 from schemas.usage import I64, U64, Mask
 
@@ -41,13 +41,6 @@ class UsageRows:
     end: I64
     lo: U64
     hi: I64
-
-    def tokens_of(self, rows: I64, tokens: U64) -> tuple[I64, U64]:
-        """The tokens of some rows' readings, each with its row."""
-        lengths = self.end[rows] - self.start[rows]
-        owner = np.repeat(rows, lengths)
-        at = np.arange(len(owner)) + np.repeat(self.end[rows] - np.cumsum(lengths), lengths)
-        return owner, tokens[at]
 
     def __iter__(self) -> Iterator[UsageRow]:
         columns = (self.account, self.meter, self.first, self.last, self.start, self.end)

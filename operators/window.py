@@ -25,7 +25,7 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from typing_extensions import override
 
 from operators.aggregate import from_limbs
-from operators.cells import Part, fold, pack, unpack
+from operators.folds import Part, fold, pack, unpack
 from operators.levels import Level
 from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow

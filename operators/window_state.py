@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from operators.accounts import Accounts, StoredAccounts
-from operators.cells import METERS_MAX, Cells, StoredCells, pack, unpack
+from operators.cells import Cells, StoredCells
+from operators.folds import METERS_MAX, pack, unpack
 from operators.snapshot_format import check_format
 from schemas.meters import AggregationType, Meter
 from schemas.usage import Watermark

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from operators.bill_state import FORMAT, Shelf
 from operators.bills import BillConfig, Bills
-from operators.cells import unpack
+from operators.folds import unpack
 from schemas.catalog import Catalog, load_catalog
 from tests.builders import account_event, payload
 from tests.operators.pipeline import Pipeline

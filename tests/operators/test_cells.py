@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from operators.accounts import ACCOUNTS_MAX
 from operators.aggregate import to_decimals
-from operators.cells import METERS_MAX, MINUTE_BITS, Cells, Folded, StoredCells, pack, sum_by_key, unpack
+from operators.cells import Cells, StoredCells
+from operators.folds import METERS_MAX, MINUTE_BITS, Folded, pack, sum_by_key, unpack
 from operators.hyperloglog import UniqueSketch
 from schemas.usage import I64, U64
 

@@ -6,7 +6,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from operators.cells import unpack
+from operators.folds import unpack
 from schemas.events import RawBatch
 from tests.builders import rfc3339
 from tests.operators.pipeline import Pipeline

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.cells import pack, sum_by_key
+from operators.folds import pack, sum_by_key
 from operators.usage_rows import UsageRow, by_meter, by_minute
 from schemas.money import exact_sum
 
