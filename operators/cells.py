@@ -108,11 +108,10 @@ class Cells:
             level.dirty[at] = False
         return changed[0].merged(changed[1])
 
-    def clean(self, key: U64) -> Mask:
-        """As if cells had been taken; which of the keys have a cell."""
+    def clean(self, key: U64) -> None:
+        """As if the cells of these keys had been taken, where there are any."""
         at, found = locate(self.key, key)
         self.dirty[at[found]] = False
-        return found
 
     def states(self, level: Level) -> pa.BinaryArray:
         """The uniqCombined64 states of cells; that of no values where a meter does not count them."""

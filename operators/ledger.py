@@ -84,13 +84,7 @@ class Ledger:
             if self._is_forgotten(segment, meter_id):
                 return None
             usage = self._here[meter_id] = self.usage_of(segment, meter_id)
-        if usage.events > 0 and meter_id not in self.tariff.lasting:  # as nearly always
-            usage.events += events
-            if total:
-                usage.total = exact_add(usage.total, total)
-            self._outdate(usage)
-        else:
-            self._change(usage, events, total)
+        self._change(usage, events, total)
         if meter_id in self.tariff.unique:
             sketch = usage.uniques = usage.uniques or UniqueSketch()
             sketch.add(tokens)
@@ -129,11 +123,14 @@ class Ledger:
         return usage
 
     def _change(self, usage: Usage, events: int, total: Decimal) -> None:
-        was_used = usage.is_used
+        before = usage.events
         usage.events += events
         if total:
             usage.total = exact_add(usage.total, total)
-        self._note_change(usage, was_used=was_used)
+        if before > 0 < events and usage.meter_id not in self.tariff.lasting:  # as nearly always
+            self._outdate(usage)
+        else:
+            self._note_change(usage, was_used=before != 0 or bool(usage.adjustments))
 
     def _note_change(self, usage: Usage, *, was_used: bool) -> None:
         self._outdate(usage)
@@ -294,7 +291,7 @@ class Ledger:
         """Bring the amounts of a usage up to date: rounded once, here, and never again."""
         before = usage.amount
         price = self.tariff.prices.get((usage.plan_id, usage.meter_id))
-        if price is None or not ((usage.events and usage.holds) or self.is_owed(usage)):
+        if price is None or not self.is_owed(usage):
             usage.quantity = usage.amount_unrounded = usage.amount = ZERO
         else:
             usage.quantity = self.quantity(usage)

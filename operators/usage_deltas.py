@@ -4,7 +4,7 @@ Nearly all that an epoch changes are numbers of usage that was there before. To 
 them takes 5 to 13 us; a row here takes 0.2 us, and nothing at all to be stored. So an account is encoded
 when it changes in any other way (operators/bill_state.py), and what it had here is dropped then.
 
-A row's key is that of a cell (operators/cells.py): the account's number, a kind, and where the usage stands
+A row's key is that of a cell (operators/folds.py): the account's number, a kind, and where the usage stands
 in `AccountState.usages`. Its `dirty` says that the usage's charge is to be sent.
 """
 
@@ -26,7 +26,6 @@ from schemas.usage import I64, U64, Mask
 
 NUMBERS, UNIQUES, SETTLED = 0, 1, 2
 """Kinds of rows: usage without distinct values, usage with them, and values for `Usage.settled`."""
-_COUNTS_TOKENS: Mask = np.array([False, True, True])
 
 
 class StoredDeltas(msgspec.Struct, array_like=True):
@@ -93,10 +92,10 @@ class UsageDeltas:
 
     def drop(self, accounts: Iterable[int]) -> None:
         """Forget what was added to these accounts: they are encoded with it."""
-        account, _, _ = unpack(self._cells.key)
         numbers = np.fromiter(accounts, np.int64)
         if not len(numbers):
             return
+        account, _, _ = unpack(self._cells.key)
         is_dropped = np.zeros(1 + max(int(numbers.max()), int(account.max(initial=0))), np.bool_)
         is_dropped[numbers] = True
         keep = ~is_dropped[account]

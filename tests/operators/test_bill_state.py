@@ -17,15 +17,7 @@ from operators.folds import unpack
 from schemas.catalog import Catalog, load_catalog
 from tests.builders import account_event, payload
 from tests.operators.pipeline import Pipeline
-from tests.operators.stories import (
-    CATALOG,
-    CATALOG_YAML,
-    batch,
-    differences,
-    steps,
-    story_of,
-    tell,
-)
+from tests.operators.stories import CATALOG, CATALOG_YAML, batch, differences, steps, story_of, tell
 from tests.oracle import LogRecord, Rules, expected
 
 GENERATION_BITS = 40
