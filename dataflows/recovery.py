@@ -15,8 +15,9 @@ it. They end with their process, so a crash leaves nothing to clean up.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,9 @@ from dataflows.locks import FileLock, LockHeldError
 FORMAT = 1
 PARTITIONS = 4
 """SQLite files of a store: at most as many processes write at once, and each costs an epoch 0.7 ms."""
+PAGE_BYTES = 1 << 16
+"""Of its files. Bytewax writes and deletes megabytes of state an epoch, in chains of pages: with SQLite's
+4 KiB that took 100 ms for 10 MB, with these 50 (55 and 31 ms of CPU)."""
 METADATA = "meterline.json"
 PART = "part-{}.sqlite3"
 
@@ -194,9 +198,19 @@ def _create(directory: Path, shards: int, *, was_begun: bool) -> Metadata:
     metadata = Metadata(format=FORMAT, shards=shards, created_at=created_at, complete=False)
     _write(directory / METADATA, metadata)
     init_db_dir(directory, PARTITIONS)  # type: ignore[no-untyped-call]
+    for number in range(PARTITIONS):
+        _enlarge_pages(directory / PART.format(number))
     metadata = msgspec.structs.replace(metadata, complete=True)
     _write(directory / METADATA, metadata)
     return metadata
+
+
+def _enlarge_pages(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as store:
+        store.execute("PRAGMA journal_mode = DELETE")  # with a write-ahead log the size stays as it is
+        store.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        store.execute("VACUUM")
+        store.execute("PRAGMA journal_mode = WAL")  # as Bytewax made it
 
 
 def _write(file: Path, metadata: Metadata) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +21,16 @@ from bytewax.testing import TestingSink, run_main
 from typing_extensions import override
 
 from dataflows.offsets import Position
-from dataflows.recovery import PARTITIONS, Metadata, RecoveryError, RecoveryStore, Slot, open_store
+from dataflows.recovery import (
+    PAGE_BYTES,
+    PART,
+    PARTITIONS,
+    Metadata,
+    RecoveryError,
+    RecoveryStore,
+    Slot,
+    open_store,
+)
 from dataflows.recovery_report import inspect_store
 
 TWO = ("a:1", "b:1")
@@ -203,6 +214,15 @@ def test_inspect_names_the_offsets_that_the_next_start_resumes_from(tmp_path: Pa
     after = inspect_store(tmp_path)
     assert [each.next_offset for each in after.offsets] == [10, 10]
     assert after.starts == 2
+
+
+def test_state_is_written_in_large_pages_to_a_write_ahead_log(tmp_path: Path) -> None:
+    open_store(tmp_path, 32).close()
+    run_numbers(tmp_path, Numbers())
+    for number in range(PARTITIONS):
+        with closing(sqlite3.connect(tmp_path / PART.format(number))) as part:
+            assert part.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
+            assert part.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_inspect_sizes_each_step(tmp_path: Path) -> None:
