@@ -4,8 +4,8 @@ It grows with open business only, such as usage that no invoice covers. What is 
 (operators/aging.py); what remains of a customer for ever is an empty account: its names, its counts, and
 an amount for every currency, so that its versions go on and its wallets can be sent again.
 
-Structs are written as arrays, without their fields' names: an epoch's snapshot encodes every account that
-changed in it. A new field goes last, with a default.
+Structs are written as arrays, without their fields' names (operators/stored_accounts.py, usages in a form of
+their own): an epoch's snapshot encodes accounts that changed in it. A new field goes last, with a default.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT_MS = 90 * DAY_MS
 invoices paid or voided, the usage they cover."""
 
 
-class Usage(msgspec.Struct, array_like=True):
+class Usage(msgspec.Struct):
     """One meter's usage in one segment; `meter_id` "" is the plan's own fee.
 
     `plan_id` "" is what a meter that never resets had in segments that are forgotten.

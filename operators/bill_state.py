@@ -1,14 +1,13 @@
 """A shard's accounts as bytes, and back: plain values, a format version first, no class names.
 
-Layout: a msgpack array, `_Snapshot`. Each account is a msgpack blob of its own that is kept until the
-account changes in other ways than by usage of which it had some before; that is kept in columns
+Layout: a msgpack array, `_Snapshot`. Each account is a blob (operators/stored_accounts.py) that is kept until
+the account changes in other ways than by usage of which it had some before; that is kept in columns
 (operators/usage_deltas.py). So a snapshot costs encoding few accounts, and copying the bytes of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,16 +16,16 @@ from operators.account_state import AccountState, Usage
 from operators.accounts import Accounts
 from operators.cells import Cells, StoredCells
 from operators.folds import pack, unpack
-from operators.hyperloglog import UniqueSketch
 from operators.ledger import Ledger
 from operators.snapshot_format import check_format
+from operators.stored_accounts import AccountCodec
 from operators.tariff import Tariff
 from operators.usage_deltas import StoredDeltas, UsageDeltas
 from schemas.catalog import Catalog
 from schemas.usage import Watermark
 from schemas.wallets import WalletAlert
 
-FORMAT = 3
+FORMAT = 4
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -34,9 +33,12 @@ class _Snapshot(msgspec.Struct, array_like=True):
     fingerprint: str
     generation: int
     meters: list[str]
+    """Those that `recent` numbers: the catalog's."""
+    account_meters: list[str]
+    """Those that accounts number."""
     account_hashes: bytes
     accounts: msgspec.Raw
-    """An array of `AccountState`, to which `deltas` are to be added."""
+    """An array of accounts, to which `deltas` are to be added."""
     deltas: StoredDeltas
     unsent: list[int]
     """Numbers of the accounts with charges that were not sent yet."""
@@ -47,18 +49,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     account_watermark: tuple[int, dict[str, int]]
 
 
-def _to_wire(value: Any) -> bytes:
-    if isinstance(value, UniqueSketch):
-        return value.stored()
-    raise TypeError(f"no wire form for {type(value).__name__}")
-
-
-def _from_wire(kind: type, value: Any) -> UniqueSketch:
-    return UniqueSketch.from_state(value)
-
-
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_wire)
-_ACCOUNT = msgspec.msgpack.Decoder(AccountState, dec_hook=_from_wire)
+_ENCODER = msgspec.msgpack.Encoder()
 _ACCOUNTS = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SNAPSHOT = msgspec.msgpack.Decoder(_Snapshot)
 
@@ -76,6 +67,7 @@ class Shelf:
         self.accounts = Accounts()
         self.ledgers: list[Ledger] = []
         self._tariff = Tariff(catalog)
+        self._codec = AccountCodec(meter.id for meter in catalog.meters)
         self._encoded: list[bytes] = []
         self._changed: set[int] = set()
         """Accounts whose `_encoded` and `deltas` are not all of them any more."""
@@ -147,7 +139,7 @@ class Shelf:
         for number in self._changed:
             ledger = self.ledgers[number]
             self._stored += [usage for usage in ledger.state.usages if not usage.is_stored]
-            self._encoded[number] = _ENCODER.encode(ledger.state)
+            self._encoded[number] = self._codec.encode(ledger.state)
             ledger.has_changed = False
         self.deltas.drop(self._changed)
         self._changed.clear()
@@ -158,6 +150,7 @@ class Shelf:
                 self.catalog.fingerprint,
                 self.generation,
                 [meter.id for meter in self.catalog.meters],
+                self._codec.meters,
                 self.accounts.hashes.tobytes(),
                 _joined(self._encoded),
                 self.deltas.dump(),
@@ -179,12 +172,10 @@ class Shelf:
         found = _SNAPSHOT.decode(snapshot)
         shelf = Shelf(catalog)
         shelf._encoded = [bytes(blob) for blob in _ACCOUNTS.decode(found.accounts)]
-        states = [_ACCOUNT.decode(blob) for blob in shelf._encoded]
+        codec = AccountCodec(found.account_meters)
+        states = codec.decode(shelf._encoded)
         shelf.deltas = UsageDeltas.restore(found.deltas)
         shelf.deltas.apply(states)
-        for state in states:
-            for usage in state.usages:
-                usage.is_stored = True
         names = [(state.tenant_id, state.customer_id) for state in states]
         shelf.accounts = Accounts(names, np.frombuffer(found.account_hashes, np.uint64))
         shelf.ledgers = [Ledger(catalog, state, shelf._tariff) for state in states]
@@ -195,7 +186,9 @@ class Shelf:
         shelf.account_watermark = Watermark(*found.account_watermark)
         shelf.generation = found.generation
         shelf._restore_recent(found)
-        if found.fingerprint != catalog.fingerprint:
+        if found.fingerprint == catalog.fingerprint:
+            shelf._codec = codec
+        else:
             shelf._begin_generation()
         return shelf
 

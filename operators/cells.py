@@ -2,9 +2,9 @@
 
 in: readings that were folded (operators/folds.py). out: the cells they changed, when asked.
 
-A cell takes 41 bytes, in a snapshot 34, and its distinct tokens what `operators.token_sets` says. A million
-in 16 shards, a fifth of them with three tokens each, are encoded in 20 ms and restored in 60 ms (measured);
-adding to them takes 0.4 us an event in buffers of 250, as with a thousand.
+A cell takes 41 bytes, in a snapshot some 21, and its distinct tokens what `operators.token_sets` says. A
+million in 16 shards, a fifth of them with three tokens each, are encoded in 20 ms and restored in 60 ms
+(measured); adding to them takes 0.4 us an event in buffers of 250, as with a thousand.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from operators.aggregate import add, locate
 from operators.folds import Added, Folded, sum_added, tokens_of, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.levels import Level
+from operators.snapshot_format import StoredIntegers
 from operators.token_sets import TokenSets
 from schemas.usage import I64, U64, Mask
 
@@ -25,17 +26,17 @@ SMALL = 2_048
 
 
 class StoredCells(msgspec.Struct, array_like=True):
-    """Cells in a snapshot. Columns as in `Level`, as little-endian bytes; 34 bytes a cell."""
+    """Cells in a snapshot. Columns as in `Level`, as little-endian bytes; some 21 bytes a cell."""
 
     key: memoryview
-    events: memoryview
+    events: StoredIntegers
     lo: memoryview
-    hi: memoryview
+    hi: StoredIntegers
     dirty: memoryview
     is_counting: memoryview
     """bool: which cells count distinct tokens. Of these, in order:"""
-    counts: memoryview
-    """int32, how many tokens, or -1 of a large set;"""
+    counts: StoredIntegers
+    """how many tokens, or -1 of a large set;"""
     tokens: memoryview
     """uint64, all small sets' tokens, one after the other;"""
     large: list[bytes]
@@ -192,12 +193,12 @@ class Cells:
         counts, tokens, large = self._tokens.dump(level.sets[is_counting])
         return StoredCells(
             level.key.data,
-            level.events.data,
+            StoredIntegers.of(level.events),
             level.lo.data,
-            level.hi.data,
+            StoredIntegers.of(level.hi),
             level.dirty.data,
             is_counting.data,
-            counts.astype(np.int32).data,
+            StoredIntegers.of(counts),
             tokens.data,
             large,
         )
@@ -210,13 +211,12 @@ class Cells:
         sets[is_counting] = np.arange(int(is_counting.sum()))
         cells._old = Level(
             np.frombuffer(stored.key, np.uint64).copy(),
-            np.frombuffer(stored.events, np.int64).copy(),
+            stored.events.read(),
             np.frombuffer(stored.lo, np.uint64).copy(),
-            np.frombuffer(stored.hi, np.int64).copy(),
+            stored.hi.read(),
             np.frombuffer(stored.dirty, np.bool_).copy(),
             sets,
         )
-        counts = np.frombuffer(stored.counts, np.int32).astype(np.int64)
         tokens = np.frombuffer(stored.tokens, np.uint64).copy()
-        cells._tokens = TokenSets.restore(counts, tokens, stored.large)
+        cells._tokens = TokenSets.restore(stored.counts.read(), tokens, stored.large)
         return cells

@@ -20,6 +20,7 @@ from operators.aggregate import to_decimals
 from operators.cells import Cells, StoredCells
 from operators.folds import Added, pack, tokens_of, unpack
 from operators.hyperloglog import UniqueSketch
+from operators.snapshot_format import StoredIntegers
 from operators.usage_rows import UsageRows
 from schemas.money import EXACT
 from schemas.usage import I64, U64, Mask
@@ -32,10 +33,10 @@ class StoredDeltas(msgspec.Struct, array_like=True):
     """Deltas in a snapshot."""
 
     cells: StoredCells
-    inputs: memoryview
-    """int64, readings of each account;"""
-    as_of_ms: memoryview
-    """int64, the newest append time of these."""
+    inputs: StoredIntegers
+    """Readings of each account;"""
+    as_of_ms: StoredIntegers
+    """the newest append time of these."""
 
 
 class UsageDeltas:
@@ -131,15 +132,16 @@ class UsageDeltas:
 
     def dump(self) -> StoredDeltas:
         """All, as views of the columns, to be encoded at once."""
-        return StoredDeltas(self._cells.dump(), self._inputs.data, self._as_of_ms.data)
+        inputs, as_of_ms = StoredIntegers.of(self._inputs), StoredIntegers.of(self._as_of_ms)
+        return StoredDeltas(self._cells.dump(), inputs, as_of_ms)
 
     @staticmethod
     def restore(stored: StoredDeltas) -> UsageDeltas:
         """What `dump` gave, copied."""
         deltas = UsageDeltas()
         deltas._cells = Cells.restore(stored.cells)
-        deltas._inputs = np.frombuffer(stored.inputs, np.int64).copy()
-        deltas._as_of_ms = np.frombuffer(stored.as_of_ms, np.int64).copy()
+        deltas._inputs = stored.inputs.read()
+        deltas._as_of_ms = stored.as_of_ms.read()
         return deltas
 
 

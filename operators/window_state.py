@@ -20,7 +20,7 @@ from operators.snapshot_format import check_format
 from schemas.meters import AggregationType, Meter
 from schemas.usage import Watermark
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

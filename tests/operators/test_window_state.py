@@ -77,7 +77,7 @@ def test_a_snapshot_begins_with_its_format_and_names_no_class() -> None:
 
 def test_another_format_is_refused_before_it_is_read() -> None:
     with pytest.raises(
-        ValueError, match=r"window state .* format 1, this version reads 2: go on with the version"
+        ValueError, match=rf"window state .* format 1, this version reads {FORMAT}: go on with the version"
     ):
         restore(msgspec.msgpack.encode([1, {"another": "layout"}]), [])
 
