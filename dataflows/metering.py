@@ -32,7 +32,9 @@ from dataflows import operator_metrics as metrics
 from dataflows.catalogs import read_catalog
 from dataflows.settings import Settings
 from dataflows.sources import KafkaConfig, KafkaSource, SourceConfig, install_drain_handler
+from dataflows.state_files import StateFiles
 from operators.account_state import DAY_MS
+from operators.archive import Archive
 from operators.bill import bill
 from operators.bills import BillConfig
 from operators.ceiling import Ceiling, CeilingConfig
@@ -82,9 +84,14 @@ def build_flow(
     settings: Settings,
     source: RawSource,
     sinks: Sinks,
+    *,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    archive: Archive | None = None,
 ) -> Dataflow:
-    """The flow over any source of both topics, and any sinks. Opens nothing."""
+    """The flow over any source of both topics, and any sinks. Opens nothing.
+
+    :arg archive: Files beside the recovery store, for state that is written once.
+    """
     shards = settings.shards
     flow = Dataflow("metering")
 
@@ -101,6 +108,7 @@ def build_flow(
         config=horizon,
         on_evicted=metrics.EVICTED_IDS.inc,
         on_repeated=metrics.EVENTS_REPEATED.inc,
+        archive=archive,
     )
     counted = op.map_value("counted", deduped, metrics.counted)
     op.output("usage_events", op.filter_map_value("events", counted, _events), sinks.usage_events)
@@ -141,7 +149,13 @@ def flow() -> Dataflow:
     """The flow of the environment's settings: `python -m bytewax.run "dataflows.metering:flow()"`."""
     settings = Settings.load()
     install_drain_handler()
-    return build_flow(read_catalog(settings.catalog), settings, kafka_source(settings), store_sinks(settings))
+    return build_flow(
+        read_catalog(settings.catalog),
+        settings,
+        kafka_source(settings),
+        store_sinks(settings),
+        archive=StateFiles(settings.recovery_dir),
+    )
 
 
 def kafka_source(settings: Settings, *, until_end: bool = False) -> RawSource:

@@ -3,6 +3,7 @@
 `open_store(directory, shards, slot)` -> `RecoveryStore`, or `RecoveryError`, a sentence that says what to do.
 
     part-0.sqlite3 ... part-3.sqlite3   Bytewax's own, written by it alone
+    state/                              what state is written once (state_files.py)
     meterline.json                      what may never change: format, shards, partitions
     opening.lock                        held while a process opens the store
     cluster.lock                        shared by the processes of one cluster; says which cluster
@@ -15,6 +16,7 @@ it. They end with their process, so a crash leaves nothing to clean up.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -27,6 +29,8 @@ from typing import Self
 import msgspec
 
 from dataflows.locks import FileLock, LockHeldError
+from dataflows.state_files import DIRECTORY as STATE_FILES
+from dataflows.state_files import write_durably
 
 FORMAT = 1
 PARTITIONS = 4
@@ -194,14 +198,15 @@ def _create(directory: Path, shards: int, *, was_begun: bool) -> Metadata:
             f"{directory} has recovery partitions but no {METADATA}: they are not of `meterline run`."
             " Name another directory in METERLINE_RECOVERY_DIR"
         )
+    shutil.rmtree(directory / STATE_FILES, ignore_errors=True)
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
     metadata = Metadata(format=FORMAT, shards=shards, created_at=created_at, complete=False)
-    _write(directory / METADATA, metadata)
+    _write(directory, metadata)
     init_db_dir(directory, PARTITIONS)  # type: ignore[no-untyped-call]
     for number in range(PARTITIONS):
         _enlarge_pages(directory / PART.format(number))
     metadata = msgspec.structs.replace(metadata, complete=True)
-    _write(directory / METADATA, metadata)
+    _write(directory, metadata)
     return metadata
 
 
@@ -213,16 +218,5 @@ def _enlarge_pages(file: Path) -> None:
         store.execute("PRAGMA journal_mode = WAL")  # as Bytewax made it
 
 
-def _write(file: Path, metadata: Metadata) -> None:
-    """Old or new, never half of it, whatever dies."""
-    new = file.with_suffix(".new")
-    with new.open("wb") as out:
-        out.write(msgspec.json.format(msgspec.json.encode(metadata), indent=2) + b"\n")
-        out.flush()
-        os.fsync(out.fileno())
-    new.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def _write(directory: Path, metadata: Metadata) -> None:
+    write_durably(directory / METADATA, msgspec.json.format(msgspec.json.encode(metadata), indent=2) + b"\n")

@@ -18,6 +18,7 @@ from typing import Any, Literal, NoReturn
 from dataflows.offsets import Position
 from dataflows.recovery import PART, RecoveryError, read_metadata
 from dataflows.reports import print_json, print_table
+from dataflows.state_files import DIRECTORY as STATE_FILES
 
 RUNS = "SELECT ex_num, worker_count, resume_epoch, created_at FROM exs"
 FRONTS = "SELECT ex_num, worker_index, worker_frontier, created_at FROM fronts"
@@ -98,7 +99,9 @@ def inspect_store(directory: Path) -> RecoveryReport:
         workers=last[1] if last else 0,
         resume_epoch=resume_epoch,
         snapshots_bytes=sum(step.size_bytes for step in steps),
-        files_bytes=sum(file.stat().st_size for file in directory.glob("part-*")),
+        files_bytes=sum(
+            file.stat().st_size for files in ("part-*", f"{STATE_FILES}/*") for file in directory.glob(files)
+        ),
         offsets=[] if resume_epoch is None else _offsets(sources, resume_epoch),
         steps=steps,
     )

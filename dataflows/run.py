@@ -26,6 +26,7 @@ from dataflows.ports import require_free_port
 from dataflows.recovery import RecoveryStore, Slot, open_store
 from dataflows.settings import Settings
 from dataflows.sources import drain, install_drain_handler
+from dataflows.state_files import StateFiles
 from dataflows.stores import migrate_clickhouse, require_migrations
 from dataflows.topics import require_topics
 
@@ -61,7 +62,8 @@ def run(settings: Settings, options: RunOptions) -> None:
             require_migrations(settings.clickhouse_url)
         require_topics(settings)
         source = kafka_source(settings, until_end=options.until_end)
-        flow = build_flow(catalog, settings, source, store_sinks(settings))
+        archive = StateFiles(store.directory)
+        flow = build_flow(catalog, settings, source, store_sinks(settings), archive=archive)
         _serve_metrics(settings.metrics_port, store)
         _drain_on_signals()
         _tune_garbage_collector()

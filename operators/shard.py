@@ -97,7 +97,7 @@ class Sharder:
             start, stop = cuts[number], cuts[number + 1]
             if start < stop or tell_all:
                 readings = slice(reading_cuts[number], reading_cuts[number + 1])
-                yield shard_key(number), _cut(whole, start, stop, readings)
+                yield shard_key(number), _cut(whole, start, stop, readings, number)
 
 
 def _millis(events: pa.RecordBatch, column: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -116,7 +116,7 @@ def _reorder(readings: Readings, order: np.ndarray[tuple[int], np.dtype[np.int64
     return Readings(row[by_row], moved.meter, moved.lo, moved.hi, moved.token)
 
 
-def _cut(whole: Slice, start: int, stop: int, readings: slice) -> Slice:
+def _cut(whole: Slice, start: int, stop: int, readings: slice, number: int) -> Slice:
     part = whole.readings
     return Slice(
         whole.events,
@@ -133,6 +133,7 @@ def _cut(whole: Slice, start: int, stop: int, readings: slice) -> Slice:
             part.token[readings],
         ),
         whole.progress,
+        number,
     )
 
 

@@ -96,6 +96,7 @@ class Slice:
     append_ms: I64
     readings: Readings
     progress: tuple[Progress, ...]
+    shard: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,6 +127,7 @@ class Slice:
             self.append_ms[keep],
             Readings(number[readings.row], readings.meter, readings.lo, readings.hi, readings.token),
             self.progress,
+            self.shard,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import dedupe
-from operators.dedupe import DedupeConfig, DedupeLogic, SeenIds
+from operators import dedupe, seen_ids
+from operators.dedupe import DedupeLogic
+from operators.seen_ids import DedupeConfig, SeenIds
 from schemas.events import Progress
 from schemas.usage import Readings, Slice
 
@@ -134,7 +135,7 @@ def test_chunks_merges_and_crashes_change_no_verdict(
     chunks = list(split(polls, (sizes[i % len(sizes)] for i in range(10**9))))
     for recent_max, turns in ((8_192, polls), (0, polls), (3, chunks)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dedupe, "RECENT_MAX", recent_max)
+            patch.setattr(seen_ids, "RECENT_MAX", recent_max)
             logic, found = DedupeLogic(None, CONFIG), []
             for number, poll in enumerate(turns):
                 found += verdicts(logic, poll)
@@ -183,9 +184,10 @@ def test_nothing_is_forgotten_before_every_source_was_heard_of() -> None:
 
 
 def held(snapshot: bytes) -> list[int]:
-    """The ids that a snapshot holds."""
-    found: list[int] = np.frombuffer(msgspec.msgpack.decode(snapshot)[1], np.uint64).tolist()
-    return found
+    """The ids that a snapshot holds, which was made without an archive."""
+    _, (_, _, runs, (hashes, _)), *_ = msgspec.msgpack.decode(snapshot)
+    assert runs == []
+    return sorted(np.frombuffer(hashes, np.uint64).tolist())
 
 
 @pytest.mark.parametrize("ids_max", [1, 2, 3, 4])
@@ -238,7 +240,7 @@ def test_dropped_repeats_are_counted() -> None:
 
 
 def test_memory_between_snapshots_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dedupe, "RECENT_MAX", 100)
+    monkeypatch.setattr(seen_ids, "RECENT_MAX", 100)
     seen = SeenIds(DedupeConfig(HORIZON_S, ids_max=1_000))
     for start in range(0, 20_000, 50):
         seen.admit(np.arange(start, start + 50, dtype=np.uint64), np.zeros(50, np.int64), 0)
@@ -280,7 +282,7 @@ def test_a_snapshot_is_bytes_with_its_format_first() -> None:
 
 
 def test_another_format_is_refused_before_it_is_read() -> None:
-    with pytest.raises(ValueError, match=r"dedupe state .* has format 1, this version reads 2: go on with"):
+    with pytest.raises(ValueError, match=r"dedupe state .* has format 1, this version reads 3: go on with"):
         DedupeLogic(msgspec.msgpack.encode([1, {"another": "layout"}]), CONFIG)
 
 

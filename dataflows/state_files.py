@@ -1,0 +1,47 @@
+"""Files beside the recovery store, for state that is written once: the flow's `operators.archive.Archive`.
+
+`<recovery store>/state/<name>`: the process that has a shard writes its files; after a rescale another one
+reads and deletes them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DIRECTORY = "state"
+
+
+def write_durably(file: Path, data: bytes) -> None:
+    """The old file or the new one, never half of it, whatever dies."""
+    new = file.with_name(f".{file.name}.new")
+    with new.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    new.replace(file)
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+class StateFiles:
+    """The files of one recovery store."""
+
+    def __init__(self, recovery_directory: Path) -> None:
+        self._directory = recovery_directory / DIRECTORY
+
+    def put(self, name: str, data: bytes) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        write_durably(self._directory / name, data)
+
+    def get(self, name: str) -> bytes:
+        return (self._directory / name).read_bytes()
+
+    def delete(self, name: str) -> None:
+        (self._directory / name).unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> list[str]:
+        return sorted(file.name for file in self._directory.glob(f"{prefix}*"))

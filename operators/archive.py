@@ -1,0 +1,87 @@
+"""What is written once, beside the snapshots that name it, and not again at every epoch's end.
+
+Bytewax stores a state whole, at some 10 ms a MB, while sources stand still. So the parts of a state that do
+not change any more are files of their own (`dataflows.state_files`), which snapshots name, with checksums.
+
+A file is durable before a snapshot names it. It is deleted two snapshots after the last one that named it:
+the one before the last may still be what a crash resumes from. Files that no snapshot names, as a crash
+leaves them, are deleted at the next start.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Protocol
+
+import msgspec
+
+
+class Archive(Protocol):
+    """Files by name."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file; it is durable when this returns. One of that name is replaced."""
+
+    def get(self, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if there is one."""
+
+    def names(self, prefix: str) -> list[str]:
+        """Of the files whose names begin so."""
+
+
+class Part(msgspec.Struct, array_like=True):
+    """A file, as a snapshot names it."""
+
+    name: str
+    checksum: int
+
+
+class Parts:
+    """The files of one state; their names begin with `prefix`."""
+
+    def __init__(self, archive: Archive, prefix: str, numbered: int = 0) -> None:
+        self._archive, self._prefix = archive, prefix
+        self.numbered = numbered
+        """How many there have been: a name is never used for something else."""
+        self._left: list[list[str]] = [[], []]
+        """Those that the last snapshot does not name, but one before it may; the oldest first."""
+
+    def put(self, data: bytes) -> Part:
+        """Write another file."""
+        part = Part(f"{self._prefix}-{self.numbered}", zlib.crc32(data))
+        self._archive.put(part.name, data)
+        self.numbered += 1
+        return part
+
+    def get(self, part: Part) -> bytes:
+        """Raises ValueError if it is not what was written."""
+        try:
+            data = self._archive.get(part.name)
+        except FileNotFoundError:
+            raise ValueError(f"the recovery store lacks its file {part.name}: {_RESTORE}") from None
+        if zlib.crc32(data) != part.checksum:
+            raise ValueError(f"the recovery store's file {part.name} is damaged: {_RESTORE}")
+        return data
+
+    def leave(self, part: Part) -> None:
+        """The next snapshot does not name it any more."""
+        self._left[-1].append(part.name)
+
+    def note_snapshot(self) -> None:
+        """A snapshot is made; delete what no snapshot names that may be resumed from."""
+        for name in self._left[0]:
+            self._archive.delete(name)
+        self._left = [self._left[1], []]
+
+    def keep(self, parts: list[Part]) -> None:
+        """After a resume: delete all others, which only a crash can have left."""
+        named = {part.name for part in parts}
+        for name in self._archive.names(f"{self._prefix}-"):
+            if name not in named:
+                self._archive.delete(name)
+
+
+_RESTORE = "restore the store whole from a backup; without it, what was metered is not known"
