@@ -104,7 +104,7 @@ class Job:
         """Start `meterline run` with these arguments; each process has a log of its own."""
         self.kill()
         self.starts += 1
-        command = [sys.executable, "-m", "dataflows.cli"]
+        command = [sys.executable, "-m", "tests.e2e.small_files"]
         if kill_point is not None:
             command = [
                 *(sys.executable, "-m", "tests.e2e.kill_points"),

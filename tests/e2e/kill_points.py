@@ -17,8 +17,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from dataflows.cli import main
 from dataflows.sources import KafkaPartition
+from dataflows.state_files import StateFiles
 from operators.bill import BillLogic
 from operators.dedupe import DedupeLogic
 from operators.window import WindowLogic
@@ -28,6 +28,7 @@ from sinks.inserts import Inserter
 from sinks.topic import PRODUCER_OPTIONS
 from sinks.wallet_store import WalletStore
 from sinks.wallets import WalletsSink
+from tests.e2e.small_files import main
 
 STUCK_S = 3.0
 """Several epochs: a row that is not acknowledged by then must have kept its epoch from committing."""
@@ -149,6 +150,16 @@ def offsets_in_a_snapshot(times: int) -> None:
     after(KafkaPartition, "snapshot", times)
 
 
+def file_written(times: int) -> None:
+    """A file of state is there, and no snapshot names it."""
+    after(StateFiles, "put", times)
+
+
+def file_deleted(times: int) -> None:
+    """Of the files that a crash left, some are deleted."""
+    after(StateFiles, "delete", times)
+
+
 def resuming(logic: type) -> Callable[[int], None]:
     """Some shards are restored, others are not."""
     return lambda times: after(logic, "__init__", times, lambda _, resume, *rest: resume is not None)
@@ -173,6 +184,9 @@ PLACES: dict[str, Callable[[int], None]] = {
     "window-snapshot": in_a_snapshot(WindowLogic),
     "bill-snapshot": in_a_snapshot(BillLogic),
     "offsets-snapshot": offsets_in_a_snapshot,
+    "file-written": file_written,
+    "file-deleted": file_deleted,
+    "dedupe-resume": resuming(DedupeLogic),
     "window-resume": resuming(WindowLogic),
     "bill-resume": resuming(BillLogic),
     "wallets-resume": wallets_resuming,

@@ -75,7 +75,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         [("dedupe-snapshot", 9), ("window-snapshot", 9)],
         [("bill-snapshot", 9), ("bill-snapshot", 40)],
         [("offsets-snapshot", 3), ("offsets-snapshot", 8)],
-        [("window-resume", 5), ("bill-resume", 5), ("wallets-resume", 5)],
+        [("file-written", 1), ("file-written", 30), ("file-deleted", 1)],
+        [("dedupe-resume", 5), ("window-resume", 5), ("bill-resume", 5), ("wallets-resume", 5)],
     ],
     ids=lambda kills: "+".join(place for place, _ in kills),
 )

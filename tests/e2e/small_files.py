@@ -1,0 +1,16 @@
+"""`meterline` that cuts its state into small files, so that the seconds of a test have many of them.
+
+python -m tests.e2e.small_files run --until-end
+"""
+
+from __future__ import annotations
+
+from dataflows.cli import main
+from operators import id_log
+
+__all__ = ["main"]
+
+id_log.RUN_IDS = 20
+
+if __name__ == "__main__":
+    main()
