@@ -15,7 +15,7 @@ from operators import id_log, seen_ids
 from operators.dedupe import DedupeLogic
 from operators.seen_ids import DedupeConfig
 from schemas.usage import U64
-from tests.operators.test_dedupe import Poll, brute_force, piece, streams, verdicts
+from tests.operators.test_dedupe import START_S, Poll, brute_force, piece, streams, verdicts
 
 CONFIG = DedupeConfig(600, ids_max=1_000_000)
 FEW = DedupeConfig(600, ids_max=7)
@@ -116,13 +116,20 @@ def test_what_a_crash_left_is_deleted_at_the_next_start(tmp_path: Path) -> None:
     assert files(tmp_path) == {"ids-001-0"}, "before the first snapshot nothing is named"
 
 
-def test_an_id_of_the_far_future_does_not_keep_files_for_ever(tmp_path: Path) -> None:
-    logic = DedupeLogic(None, CONFIG, archive=StateFiles(tmp_path))
+def test_ids_of_the_far_future_do_not_keep_all_that_came_with_them(tmp_path: Path) -> None:
+    archive = StateFiles(tmp_path)
+    logic = DedupeLogic(None, CONFIG, archive=archive)
     for second in range(0, 100_000, 500):
         verdicts(logic, Poll("b", (), second))
-        verdicts(logic, Poll("a", ((second, second), (second + 1, second), (1, 10**8 + second)), second))
+        ids = (second, second + 1, second + 2)
+        rows = ((ids[0], second), (ids[1], second), (ids[2], 10**8))  # as one file
+        verdicts(logic, Poll("a", rows, second))
         logic.snapshot()
-    assert len(files(tmp_path)) < 300
+    assert len(files(tmp_path)) < 100, "200 were written"
+    assert sum(file.stat().st_size for file in (tmp_path / DIRECTORY).glob("*")) < 200 * 50
+    known = held(logic)
+    assert len([second for _, second in known if second == START_S + 10**8]) == 200
+    assert held(DedupeLogic(logic.snapshot(), CONFIG, archive=archive)) == known
 
 
 def test_a_lost_or_damaged_file_stops_the_flow(tmp_path: Path) -> None:
