@@ -17,6 +17,9 @@ from schemas.usage import I64, U64, Slice
 ACCOUNT_BITS = 24
 ACCOUNTS_MAX = 1 << ACCOUNT_BITS
 
+FEW = 8
+"""Rows whose names are read one by one, 2 us each, where taking any number takes 40 us."""
+
 Account = tuple[str, str]
 """(tenant_id, external_customer_id)"""
 
@@ -62,10 +65,8 @@ class Accounts:
         unknown = set(hashes) - self._known
         if unknown:
             place = dict(zip(hashes, piece.readings.row.tolist(), strict=True))
-            rows = pa.array(piece.rows[[place[one] for one in unknown]])
-            tenants = piece.events.column("tenant_id").take(rows).to_pylist()
-            customers = piece.events.column("external_customer_id").take(rows).to_pylist()
-            self._extend(list(zip(tenants, customers, strict=True)), list(unknown))
+            rows = piece.rows[[place[one] for one in unknown]]
+            self._extend(_names(piece.events, rows), list(unknown))
 
     def numbers(self, hashes: U64) -> U64:
         """The account number behind each hash, all of them known."""
@@ -140,6 +141,14 @@ class Accounts:
         renumbered = np.zeros(len(self.names), np.uint64)
         renumbered[kept] = np.arange(len(kept), dtype=np.uint64)
         return Accounts([self.names[i] for i in kept.tolist()], self.hashes[kept]), renumbered
+
+
+def _names(events: pa.RecordBatch, rows: I64) -> list[Account]:
+    tenants, customers = events.column("tenant_id"), events.column("external_customer_id")
+    if len(rows) <= FEW:
+        return [(tenants[row].as_py(), customers[row].as_py()) for row in rows.tolist()]
+    at = pa.array(rows)
+    return list(zip(tenants.take(at).to_pylist(), customers.take(at).to_pylist(), strict=True))
 
 
 def _texts(column: pa.StringArray) -> tuple[memoryview, memoryview]:
