@@ -80,8 +80,6 @@ class Bills:
         """Buffer the readings of a slice."""
         self.shelf.note_commit()
         self._intake.take(piece)
-        if self._intake.is_large:
-            self.fold()
         self.shelf.usage_watermark.advance(piece.progress)
 
     def take_accounts(self, piece: AccountSlice) -> Iterator[Reject]:

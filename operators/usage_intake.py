@@ -15,10 +15,6 @@ from operators.usage_rows import UsageRows, by_meter, by_minute
 from schemas.meters import AggregationType
 from schemas.usage import I64, MINUTE_MS, U64, Mask, Slice
 
-FOLD_READINGS = 4_096
-"""So many are folded at once, at least while a backlog is read: what waits for wallets, 10 s then, would be
-folded at an epoch's end, 200 ms for a hundred thousand, while sources stand still."""
-
 NOWHERE, APART = -1, -2
 """Usage of no segment; a row whose minutes are to be added one by one."""
 
@@ -35,12 +31,6 @@ class UsageIntake:
         self._unique: Mask = np.isin(kinds, [AggregationType.COUNT_UNIQUE])
         self._buffer: list[Part] = []
         self._appended: list[I64] = []
-        self._waiting = 0
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it is time to fold: larger folds cost no less an event, and an epoch's end would wait."""
-        return self._waiting >= FOLD_READINGS
 
     @property
     def is_waiting(self) -> bool:
@@ -65,7 +55,6 @@ class UsageIntake:
         )
         self._buffer.append(part)
         self._appended.append(piece.append_ms[row])
-        self._waiting += len(row)
 
     def fold(self) -> list[int]:
         """Add what is buffered; the numbers of the accounts that it belongs to."""
@@ -75,7 +64,6 @@ class UsageIntake:
         append_ms = np.concatenate(self._appended)[folded.order]
         self._buffer.clear()
         self._appended.clear()
-        self._waiting = 0
         numbers = self._note_readings(folded, append_ms)
         settled = self._movable.settled_minute()
         rows = by_meter(folded, self._summed)
