@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from operators.bill_state import Shelf
 from operators.bills import BillConfig, Bills
+from operators.usage_intake import restored
 from schemas.events import Reject
 from schemas.usage import AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
@@ -71,7 +72,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
     def __init__(
         self, resume: bytes | None, config: BillConfig, now: Callable[[], datetime], on_held: OnHeld = _ignore
     ) -> None:
-        shelf = Shelf(config.catalog) if resume is None else Shelf.restore(resume, config.catalog)
+        shelf = Shelf(config.catalog) if resume is None else restored(resume, config.catalog)
         self._bills = Bills(config, shelf)
         self._config = config
         self._now = now

@@ -17,6 +17,7 @@ from operators.accounts import Accounts
 from operators.cells import Cells, StoredCells
 from operators.folds import pack, unpack
 from operators.ledger import Ledger
+from operators.reading_buffer import ReadingBuffer, StoredReadings
 from operators.snapshot_format import check_format
 from operators.stored_accounts import AccountCodec
 from operators.tariff import Tariff
@@ -44,6 +45,10 @@ class _Snapshot(msgspec.Struct, array_like=True):
     """Numbers of the accounts with charges that were not sent yet."""
     alerts: list[WalletAlert]
     """That were not sent yet."""
+    buffer: StoredReadings | None
+    """Not folded yet."""
+    catalog: bytes
+    """In which the readings of `buffer` were read, as JSON; empty without any."""
     recent: StoredCells
     usage_watermark: tuple[int, dict[str, int]]
     account_watermark: tuple[int, dict[str, int]]
@@ -82,6 +87,7 @@ class Shelf:
         """How many of them the last snapshot has."""
         self._stored: list[Usage] = []
         """Usages that are new in snapshots of which nobody knows yet whether they are committed."""
+        self.buffer = ReadingBuffer()
         self.recent = Cells()
         """Usage by minute that an account event may still move to another segment."""
         self.usage_watermark = Watermark()
@@ -134,7 +140,7 @@ class Shelf:
         self._stored.clear()
 
     def dump(self) -> bytes:
-        """The state as immutable bytes; the caller has folded what was buffered."""
+        """The state as immutable bytes."""
         self.note_commit()  # an epoch ends after the one before is committed
         for number in self._changed:
             ledger = self.ledgers[number]
@@ -156,6 +162,8 @@ class Shelf:
                 self.deltas.dump(),
                 sorted(self.unsent),
                 self.alerts,
+                self.buffer.dump(),
+                self.catalog.as_json if len(self.buffer) else b"",
                 self.recent.dump(),
                 (self.usage_watermark.at_ms, dict(self.usage_watermark.sources)),
                 (self.account_watermark.at_ms, dict(self.account_watermark.sources)),
@@ -185,12 +193,26 @@ class Shelf:
         shelf.usage_watermark = Watermark(*found.usage_watermark)
         shelf.account_watermark = Watermark(*found.account_watermark)
         shelf.generation = found.generation
+        shelf.buffer = ReadingBuffer.restore(found.buffer)
         shelf._restore_recent(found)
         if found.fingerprint == catalog.fingerprint:
             shelf._codec = codec
         else:
             shelf._begin_generation()
         return shelf
+
+    @staticmethod
+    def catalog_before(snapshot: bytes, catalog: Catalog) -> Catalog | None:
+        """The catalog of a snapshot whose readings wait, if it is another one than this.
+
+        :raises ValueError: if the bytes are of another format.
+        """
+        check_format(snapshot, "bill", FORMAT)
+        found = _SNAPSHOT.decode(snapshot)
+        is_same = found.fingerprint == catalog.fingerprint and found.meters == list(catalog.meters_by_id)
+        if found.buffer is None or is_same:
+            return None
+        return Catalog.of_json(found.catalog)
 
     def _restore_recent(self, found: _Snapshot) -> None:
         recent = self.recent = Cells.restore(found.recent)

@@ -26,6 +26,7 @@ from operators.aging import begin_standing, expire, forget, next_expiry_ms, next
 from operators.bill_state import Shelf
 from operators.charges import MOVES_BITS, READINGS_BITS, UnsentCharge, charge_rows, charge_version
 from operators.movable import Movable
+from operators.reading_buffer import READINGS_MAX
 from operators.schedule import Schedule
 from operators.thresholds import judge
 from operators.usage_intake import UsageIntake
@@ -80,6 +81,8 @@ class Bills:
         """Buffer the readings of a slice."""
         self.shelf.note_commit()
         self._intake.take(piece)
+        if len(self.shelf.buffer) >= READINGS_MAX:
+            self.fold()
         self.shelf.usage_watermark.advance(piece.progress)
 
     def take_accounts(self, piece: AccountSlice) -> Iterator[Reject]:
@@ -205,7 +208,6 @@ class Bills:
 
     def dump(self) -> bytes:
         """The state as immutable bytes."""
-        self.fold()
         return self.shelf.dump()
 
     # -- time

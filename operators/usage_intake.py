@@ -9,14 +9,25 @@ import numpy as np
 
 from operators.aggregate import first_of_runs
 from operators.bill_state import Shelf
-from operators.folds import METER_BITS, MINUTE_BITS, Folded, Part, fold, tokens_of, unpack
+from operators.folds import METER_BITS, MINUTE_BITS, Folded, fold, tokens_of, unpack
 from operators.movable import Movable
 from operators.usage_rows import UsageRows, by_meter, by_minute
+from schemas.catalog import Catalog
 from schemas.meters import AggregationType
 from schemas.usage import I64, MINUTE_MS, U64, Mask, Slice
 
 NOWHERE, APART = -1, -2
 """Usage of no segment; a row whose minutes are to be added one by one."""
+
+
+def restored(snapshot: bytes, catalog: Catalog) -> Shelf:
+    """As `Shelf.restore`; readings that wait go to the segments of the catalog that they were read under."""
+    before = Shelf.catalog_before(snapshot, catalog)
+    if before is not None:
+        shelf = Shelf.restore(snapshot, before)
+        shelf.unsent.update(UsageIntake(shelf, Movable(shelf)).fold())
+        snapshot = shelf.dump()
+    return Shelf.restore(snapshot, catalog)
 
 
 class UsageIntake:
@@ -29,42 +40,26 @@ class UsageIntake:
         kinds = [meter.aggregation.type for meter in self._meters]
         self._summed: Mask = np.isin(kinds, [AggregationType.SUM, AggregationType.AVG])
         self._unique: Mask = np.isin(kinds, [AggregationType.COUNT_UNIQUE])
-        self._buffer: list[Part] = []
-        self._appended: list[I64] = []
 
     @property
     def is_waiting(self) -> bool:
         """Whether there is anything to fold."""
-        return bool(self._buffer)
+        return len(self._shelf.buffer) > 0
 
     def take(self, piece: Slice) -> None:
         """Buffer the readings of a slice."""
-        readings = piece.readings
-        if not len(readings):
-            return
-        self._shelf.accounts.learn(piece)
-        self._shelf.open()
-        row = readings.row
-        part = (
-            piece.account[row],
-            readings.meter,
-            piece.at_ms[row],
-            readings.lo,
-            readings.hi,
-            readings.token,
-        )
-        self._buffer.append(part)
-        self._appended.append(piece.append_ms[row])
+        if len(piece.readings):
+            self._shelf.accounts.learn(piece)
+            self._shelf.open()
+            self._shelf.buffer.add(piece)
 
     def fold(self) -> list[int]:
         """Add what is buffered; the numbers of the accounts that it belongs to."""
-        if not self._buffer:
+        if not self.is_waiting:
             return []
-        folded = fold(self._buffer, self._shelf.accounts)
-        append_ms = np.concatenate(self._appended)[folded.order]
-        self._buffer.clear()
-        self._appended.clear()
-        numbers = self._note_readings(folded, append_ms)
+        parts, append_ms = self._shelf.buffer.take()
+        folded = fold(parts, self._shelf.accounts)
+        numbers = self._note_readings(folded, append_ms[folded.order])
         settled = self._movable.settled_minute()
         rows = by_meter(folded, self._summed)
         place = self._add(rows, folded.tokens, settled)

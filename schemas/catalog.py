@@ -91,6 +91,16 @@ class Catalog(BaseModel):
         text = json.dumps(content, sort_keys=True, default=decimal_text)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @cached_property
+    def as_json(self) -> bytes:
+        """What it was made of, for `of_json`."""
+        return self.model_dump_json(exclude_unset=True).encode()
+
+    @staticmethod
+    def of_json(text: bytes) -> Catalog:
+        """The catalog whose `as_json` it is."""
+        return Catalog.model_validate_json(text)
+
 
 @dataclass(frozen=True, slots=True)
 class CatalogProblem:

@@ -171,3 +171,68 @@ def test_a_resumed_shard_sends_every_wallet_and_the_charges_that_were_not_sent()
         again = Bills(BillConfig(CATALOG), Shelf.restore(bills.dump(), CATALOG)).charges()
         assert again is not None
         assert len(again) == 1
+
+
+USAGE = {"event_name": "llm", "tokens": 13, "user": "u1", "lag_s": 0}
+
+
+def waiting() -> Pipeline:
+    """A flow that was killed while readings waited to be folded."""
+    pipeline = told_story()
+    story = story_of([(3, "c1", USAGE), (1, "c3", USAGE | {"user": "u2"})], 200)
+    pipeline.now = story.now
+    end_ms = round(story.now.timestamp() * 1000)
+    pipeline.poll(batch(story.usage, "usage-events", end_ms))
+    assert any(bill._bills.shelf.buffer for _, _, bill in pipeline._shard.values())
+    return pipeline
+
+
+def test_readings_that_wait_are_folded_after_a_resume() -> None:
+    whole = waiting()
+    whole.tick(5)
+    whole.drain()
+    later = resumed(waiting(), CATALOG)
+    assert later.stores.wallets == whole.stores.wallets
+    assert later.stores.charges == whole.stores.charges
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("default_plan: starter", "default_plan: weekly"),
+        ("default_plan: starter\n", ""),
+        ('"0.333"', '"0.444"'),
+    ],
+    ids=["another default plan", "none", "another price"],
+)
+def test_readings_that_wait_go_where_the_catalog_had_them_that_they_were_read_under(
+    change: tuple[str, str],
+) -> None:
+    text = CATALOG_YAML.replace(*change)
+    folded = waiting()
+    folded.drain()
+    assert not any(bill._bills.shelf.buffer for _, _, bill in folded._shard.values())
+    expected_, later = resumed(folded, load_catalog(text)), resumed(waiting(), load_catalog(text))
+    assert wallets(later) == wallets(expected_)
+    assert charges(later) == charges(expected_)
+
+
+def test_readings_that_wait_are_of_their_meters_in_whatever_order_these_are_now() -> None:
+    lines = CATALOG_YAML.split("\n")
+    lines[2:8] = reversed(lines[2:8])
+    whole = waiting()
+    whole.drain()
+    later = resumed(waiting(), load_catalog("\n".join(lines)))
+    assert wallets(later) == wallets(whole)
+    assert charges(later) == charges(whole)
+
+
+def wallets(pipeline: Pipeline) -> dict[Any, Any]:
+    return {key: (row.usage, row.balance, row.version) for key, row in pipeline.stores.wallets.items()}
+
+
+def charges(pipeline: Pipeline) -> dict[Any, Any]:
+    return {
+        key: (row["events"], row["quantity"], row["amount"], row["version"])
+        for key, row in pipeline.stores.charges.items()
+    }

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from operators.bill_state import Shelf
+from operators.bills import BillConfig, Bills
 from operators.hyperloglog import EXACT_MAX
 from tests.operators.pipeline import Pipeline, utc
 from tests.operators.stories import BEGIN, CATALOG, Story, batch, busy_steps, story_of, tell
@@ -59,8 +60,10 @@ def tell_in_polls(story: Story, sizes: list[int]) -> None:
 def is_restored_whole(pipeline: Pipeline) -> None:
     now_ms = round(pipeline.now.timestamp() * 1000)
     for _, _, bill in pipeline._shard.values():
-        restored = Shelf.restore(bill.snapshot(), CATALOG)
-        assert plain(restored, now_ms) == plain(bill._bills.shelf, now_ms)
+        restored = Bills(BillConfig(CATALOG), Shelf.restore(bill.snapshot(), CATALOG))
+        for bills in (restored, bill._bills):
+            bills.fold()
+        assert plain(restored.shelf, now_ms) == plain(bill._bills.shelf, now_ms)
 
 
 def plain(shelf: Shelf, now_ms: int) -> list[Any]:
