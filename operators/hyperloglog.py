@@ -22,19 +22,16 @@ The same set of values gives the same bytes, however it arrived, was split or me
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterable
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from operators.registers import PRECISION, Registers
 from schemas.usage import I64, U64
 
-Registers: TypeAlias = npt.NDArray[np.uint8]
-
-PRECISION: Final = 17
 EXACT_MAX: Final = 1 << PRECISION - 5
 """Distinct values that are counted exactly; one more, and the sketch estimates."""
 EMPTY_STATE: Final = b"\x01\x00"
@@ -42,10 +39,6 @@ EMPTY_STATE: Final = b"\x01\x00"
 
 _SMALL, _MEDIUM, _LARGE = 1, 2, 3
 _SMALL_MAX: Final = 16
-_REGISTERS: Final = 1 << PRECISION
-_RANK_MAX: Final = 64 - PRECISION + 1
-_REGISTER_BYTES: Final = _REGISTERS * 6 // 8
-_LARGE_BYTES: Final = 1 + _REGISTER_BYTES + 4 * (_RANK_MAX + 1) + 4
 
 
 class UniqueSketch:
@@ -92,11 +85,10 @@ class UniqueSketch:
     def merge(self, other: UniqueSketch) -> None:
         """Add all values of another sketch, which stays as it is."""
         if other._is_large():
-            registers = other._decoded_registers()
             self._become_large()
-            mine = self._decoded_registers()
-            if (registers > mine).any():
-                self._registers, self._state = np.maximum(mine, registers), None
+            registers = self._registers = self._decoded_registers()
+            if registers.merge(other._decoded_registers()):
+                self._state = None
         elif self._is_large():
             self._raise_registers(np.fromiter(other._decoded_hashes(), np.uint64))
         else:
@@ -106,7 +98,7 @@ class UniqueSketch:
         """Encode for ClickHouse; the same values give the same bytes. Kept until a value is new."""
         if self._state is None:
             if self._registers is not None:
-                self._state = _encode_registers(self._registers)
+                self._state = bytes([_LARGE]) + self._registers.encode()
             else:
                 self._state = _encode_hashes(self._decoded_hashes())
         return self._state
@@ -132,10 +124,10 @@ class UniqueSketch:
         """
         if self._state is not None:
             if self._state[0] == _LARGE:
-                return _estimate(np.frombuffer(self._state, "<u4", _RANK_MAX + 1, 1 + _REGISTER_BYTES))
+                return Registers.count_of(memoryview(self._state)[1:])
             return _length(self._state)[0]
         if self._registers is not None:
-            return _estimate(np.bincount(self._registers, minlength=_RANK_MAX + 1))
+            return self._registers.count()
         return len(self._decoded_hashes())
 
     def _is_large(self) -> bool:
@@ -150,13 +142,15 @@ class UniqueSketch:
         return set(struct.unpack_from(f"<{n}Q", self.state(), start))
 
     def _decoded_registers(self) -> Registers:
-        return _decode_registers(self.state()) if self._registers is None else self._registers
+        if self._registers is not None:
+            return self._registers
+        return Registers.decode(memoryview(self.state())[1:])
 
     def _become_large(self) -> None:
         if self._is_large():
             return
         hashes = np.fromiter(self._decoded_hashes(), np.uint64)
-        self._hashes, self._registers, self._state = None, np.zeros(_REGISTERS, np.uint8), None
+        self._hashes, self._registers, self._state = None, Registers.empty(), None
         self._raise_registers(hashes)
 
     def _add_exactly(self, hashes: Iterable[int]) -> None:
@@ -170,18 +164,8 @@ class UniqueSketch:
 
     def _raise_registers(self, hashes: U64) -> None:
         registers = self._registers = self._decoded_registers()
-        buckets, ranks = _buckets_and_ranks(hashes)
-        if (ranks > registers[buckets]).any():
-            np.maximum.at(registers, buckets, ranks)
+        if registers.add(hashes):
             self._state = None
-
-
-def _buckets_and_ranks(hashes: U64) -> tuple[npt.NDArray[np.intp], Registers]:
-    buckets = (hashes & np.uint64(_REGISTERS - 1)).astype(np.intp)
-    rest = hashes >> np.uint64(PRECISION)
-    # The bits below the lowest 1; for 0, which has no 1, they are all 64.
-    ranks = np.bitwise_count(~rest & (rest - np.uint64(1))) + np.uint8(1)
-    return buckets, np.minimum(ranks, np.uint8(_RANK_MAX))
 
 
 def heads(counts: I64) -> tuple[npt.NDArray[np.uint8], I64]:
@@ -208,23 +192,6 @@ def _encode_hashes(hashes: set[int]) -> bytes:
     return _head(n) + np.sort(np.fromiter(hashes, "<u8", n)).tobytes()
 
 
-def _encode_registers(registers: Registers) -> bytes:
-    # Four registers of 6 bits are three bytes.
-    quads = registers.reshape(-1, 4).astype("<u4")
-    packed = quads[:, 0] | quads[:, 1] << 6 | quads[:, 2] << 12 | quads[:, 3] << 18
-    of_rank = np.bincount(registers, minlength=_RANK_MAX + 1).astype("<u4")
-    low_bytes = packed.view(np.uint8).reshape(-1, 4)[:, :3]
-    return b"".join((bytes([_LARGE]), low_bytes.tobytes(), of_rank.tobytes(), of_rank[:1].tobytes()))
-
-
-def _decode_registers(state: bytes) -> Registers:
-    triples = np.frombuffer(state, np.uint8, _REGISTER_BYTES, 1).reshape(-1, 3).astype("<u4")
-    packed = triples[:, 0] | triples[:, 1] << 8 | triples[:, 2] << 16
-    shifts = np.array([0, 6, 12, 18], np.uint32)
-    registers: Registers = (packed[:, None] >> shifts & np.uint32(63)).astype(np.uint8).ravel()
-    return registers
-
-
 def _length(state: bytes) -> tuple[int, int]:
     """(number of hashes, where they start) of a small or medium state."""
     if state[1] < 0x80:
@@ -237,7 +204,10 @@ def _canonical(state: bytes) -> bytes:
     if len(state) < 2 or state[0] not in (_SMALL, _MEDIUM, _LARGE):
         raise ValueError(f"uniqCombined64 state starts with {state[:1].hex() or 'nothing'}, not 01, 02 or 03")
     if state[0] == _LARGE:
-        _check_large(state)
+        try:
+            Registers.check(memoryview(state)[1:])
+        except ValueError as error:
+            raise ValueError(f"uniqCombined64 state of registers {error}") from None
         return state
     if state[1] >= 0x80 and (len(state) < 3 or not 0 < state[2] < 0x80):
         raise ValueError(f"uniqCombined64 state has {state[1:3].hex()} for its number of hashes")
@@ -256,49 +226,3 @@ def _canonical(state: bytes) -> bytes:
             f"uniqCombined64 state says {n} hashes, but only {len(distinct)} of them are distinct"
         )
     return state[:start] + distinct.tobytes()
-
-
-def _check_large(state: bytes) -> None:
-    if len(state) != _LARGE_BYTES:
-        raise ValueError(f"uniqCombined64 state of registers has {len(state)} bytes, not {_LARGE_BYTES}")
-    of_rank = np.bincount(_decode_registers(state), minlength=_RANK_MAX + 1)
-    if len(of_rank) > _RANK_MAX + 1:
-        raise ValueError(f"uniqCombined64 state has a register of rank {len(of_rank) - 1}, over {_RANK_MAX}")
-    # One number more than ranks: the registers of rank 0 are counted twice.
-    said = np.frombuffer(state, "<u4", _RANK_MAX + 2, 1 + _REGISTER_BYTES)
-    if (said[:-1] != of_rank).any() or said[-1] != of_rank[0]:
-        raise ValueError("uniqCombined64 state counts its registers by rank wrongly")
-
-
-def _estimate(of_rank: npt.NDArray[np.integer]) -> int:
-    """Count from the number of registers of each rank: Ertl 2017, arXiv:1702.01284, algorithm 6."""
-    counts = of_rank.tolist()
-    z = _REGISTERS * _tau(1 - counts[_RANK_MAX] / _REGISTERS)
-    for count in reversed(counts[1:_RANK_MAX]):
-        z = (z + count) / 2
-    z += _REGISTERS * _sigma(counts[0] / _REGISTERS)
-    return round(_REGISTERS * _REGISTERS / (2 * math.log(2) * z))
-
-
-def _sigma(x: float) -> float:
-    """Ertl's sum for the registers that are 0."""
-    if x == 1:
-        return math.inf
-    y, z, before = 1.0, x, -1.0
-    while z != before:
-        x *= x
-        before, z = z, z + x * y
-        y += y
-    return z
-
-
-def _tau(x: float) -> float:
-    """Ertl's sum for the registers at the highest rank."""
-    if x in (0, 1):
-        return 0.0
-    y, z, before = 1.0, 1 - x, -1.0
-    while z != before:
-        x = math.sqrt(x)
-        y /= 2
-        before, z = z, z - (1 - x) ** 2 * y
-    return z / 3

@@ -201,6 +201,18 @@ def test_registers_hold_the_highest_rank_of_any_hash(parts: list[tuple[int, int,
     assert sketch_of(np.array(hashes, np.uint64)).state() == registers_by_hand(hashes)
 
 
+@pytest.mark.parametrize("size", [1, 7, 100, 5_000])
+def test_registers_are_counted_by_rank_however_values_come(tokens: U64, size: int) -> None:
+    hashes = tokens[:20_000].copy()
+    hashes[10_000:15_000] &= np.uint64(0xFFFFFFFFFFFE00FF)  # many in few buckets, and often two at a time
+    whole, parts, merged = sketch_of(hashes), sketch_of(hashes[:5_000]), sketch_of(hashes[:5_000])
+    for start in range(5_000, len(hashes), size):
+        parts.add(hashes[start : start + size])
+    merged.merge(sketch_of(hashes[5_000:]))
+    assert parts.state() == merged.state() == whole.state()
+    assert UniqueSketch.from_state(parts.state()).count() == parts.count() == whole.count()
+
+
 @pytest.mark.parametrize("n", [2, 16, 17, 200, 4096])
 def test_a_state_in_another_order_is_put_in_ours(tokens: U64, n: int) -> None:
     ours = sketch_of(tokens[:n]).state()
@@ -252,7 +264,7 @@ def test_a_state_is_kept_until_a_value_is_new(tokens: U64, n: int) -> None:
         (b"\x02\x80", "80 for its number of hashes"),
         (b"\x02\x91\x00" + bytes(136), "9100 for its number of hashes"),
         (b"\x02\xff\xff\x01", "ffff for its number of hashes"),
-        (b"\x03" + bytes(98_503), "98504 bytes, not 98505"),
+        (b"\x03" + bytes(98_503), "98503 bytes behind its first, not 98504"),
         (b"\x03" + bytes(98_504), "counts its registers by rank wrongly"),
         (b"\x03\x3f" + bytes(98_503), "rank 63, over 48"),
     ],
