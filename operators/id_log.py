@@ -42,7 +42,7 @@ NO_FLOOR = Floor(0, 0)
 
 
 class Run(msgspec.Struct, array_like=True):
-    """A file of ids: the hashes, ascending, then the append seconds (`StoredRun`)."""
+    """A file of ids, which is `StoredIds`, and what a snapshot knows of it."""
 
     part: Part
     ids: int
@@ -56,7 +56,7 @@ class Run(msgspec.Struct, array_like=True):
 
 
 class StoredIds(msgspec.Struct, array_like=True):
-    """Ids in a file, or in a snapshot."""
+    """Ids in a file or in a snapshot, in no order."""
 
     hashes: memoryview
     """uint64;"""
@@ -147,8 +147,7 @@ class IdLog:
     def _seal(self, hashes: U64, append_s: U32) -> None:
         """Make these ids a file."""
         assert self._parts is not None  # noqa: S101 - nothing is sealed without an archive
-        order = np.argsort(hashes)
-        data = msgspec.msgpack.encode(StoredIds.of(hashes[order], append_s[order]))
+        data = msgspec.msgpack.encode(StoredIds.of(hashes, append_s))
         self._runs.append(Run(self._parts.put(data), len(hashes), int(append_s.max())))
 
     def _rewrite(self) -> None:

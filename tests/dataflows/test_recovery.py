@@ -32,6 +32,7 @@ from dataflows.recovery import (
     open_store,
 )
 from dataflows.recovery_report import inspect_store
+from dataflows.state_files import StateFiles
 
 TWO = ("a:1", "b:1")
 
@@ -233,6 +234,18 @@ def test_inspect_sizes_each_step(tmp_path: Path) -> None:
     assert by_step["numbers.read"].keys == 2
     assert report.snapshots_bytes == sum(step.size_bytes for step in report.steps)
     assert report.files_bytes > report.snapshots_bytes > 0
+    StateFiles(tmp_path).put("ids-000-0", bytes(1_000))
+    assert inspect_store(tmp_path).files_bytes == report.files_bytes + 1_000
+
+
+def test_a_new_store_has_no_files_of_an_earlier_one(tmp_path: Path) -> None:
+    files = StateFiles(tmp_path)
+    files.put("ids-000-0", b"earlier")
+    open_store(tmp_path, 32).close()
+    assert files.names("") == []
+    files.put("ids-000-0", b"later")
+    open_store(tmp_path, 32).close()
+    assert files.get("ids-000-0") == b"later"
 
 
 def test_inspect_of_no_store_says_so(tmp_path: Path) -> None:
