@@ -1,6 +1,6 @@
 """What is written once, beside the snapshots that name it, and not again at every epoch's end.
 
-Bytewax stores a state whole, at some 10 ms a MB, while sources stand still. So the parts of a state that do
+Bytewax stores a state whole, at 6 ms a MB or more, while sources stand still. So the parts of a state that do
 not change any more are files of their own (`dataflows.state_files`), which snapshots name, with checksums.
 
 A file is durable before a snapshot names it. It is deleted two snapshots after the last one that named it:
