@@ -1,8 +1,8 @@
 """The ids that were let through, as snapshots keep them: in the order in which they came.
 
 Ids that are new are in the snapshot itself. When there are `RUN_IDS` of them they become a file (`Archive`)
-that is written once: with half a million ids in each of 8 shards, every epoch's end wrote 49 MB of them before,
-in 470 ms, and writes 1 MB now, in 8. Without an archive all are in the snapshot.
+that is written once: with half a million ids in each of 8 shards, every epoch's end wrote 49 MB of them
+before, in 470 ms, and writes 1 MB now, in 8. Without an archive all are in the snapshot.
 
 A file is never changed. What has left since is known by its floor: ids below it are not there any more. A
 file of which nothing is left is deleted.
