@@ -43,7 +43,7 @@ class Parts:
     """The files of one state; their names begin with `prefix`."""
 
     def __init__(self, archive: Archive, prefix: str, numbered: int = 0) -> None:
-        self._archive, self._prefix = archive, prefix
+        self._archive, self.prefix = archive, prefix
         self.numbered = numbered
         """How many there have been: a name is never used for something else."""
         self._left: list[list[str]] = [[], []]
@@ -51,7 +51,7 @@ class Parts:
 
     def put(self, data: bytes) -> Part:
         """Write another file."""
-        part = Part(f"{self._prefix}-{self.numbered}", zlib.crc32(data))
+        part = Part(f"{self.prefix}-{self.numbered}", zlib.crc32(data))
         self._archive.put(part.name, data)
         self.numbered += 1
         return part
@@ -79,7 +79,7 @@ class Parts:
     def keep(self, parts: list[Part]) -> None:
         """After a resume: delete all others, which only a crash can have left."""
         named = {part.name for part in parts}
-        for name in self._archive.names(f"{self._prefix}-"):
+        for name in self._archive.names(f"{self.prefix}-"):
             if name not in named:
                 self._archive.delete(name)
 

@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from operators.archive import Archive
 from operators.id_log import IdLog, StoredLog
-from operators.seen_ids import RECENT_MAX, DedupeConfig, OnEvicted, SeenIds
+from operators.seen_ids import RECENT_MAX, DedupeConfig, OnEvicted, SeenIds, ignore
 from operators.shard import shard_key
 from operators.snapshot_format import check_format
 from schemas.usage import Slice, Watermark
@@ -38,10 +38,6 @@ __all__ = ["DedupeConfig", "DedupeLogic", "dedupe"]
 FORMAT = 3
 OnRepeated: TypeAlias = Callable[[int], None]
 """Told how many events of a slice were repeats."""
-
-
-def _ignore(_: int) -> None:
-    pass
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -58,8 +54,8 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
         self,
         resume: bytes | None,
         config: DedupeConfig,
-        on_evicted: OnEvicted = _ignore,
-        on_repeated: OnRepeated = _ignore,
+        on_evicted: OnEvicted = ignore,
+        on_repeated: OnRepeated = ignore,
         archive: Archive | None = None,
     ) -> None:
         log, self._watermark = IdLog(archive), Watermark()
@@ -105,8 +101,8 @@ def dedupe(
     up: KeyedStream[Slice],
     *,
     config: DedupeConfig,
-    on_evicted: OnEvicted = _ignore,
-    on_repeated: OnRepeated = _ignore,
+    on_evicted: OnEvicted = ignore,
+    on_repeated: OnRepeated = ignore,
     archive: Archive | None = None,
 ) -> KeyedStream[Slice]:
     """Drop events whose (tenant_id, customer, id) was let through within the horizon.

@@ -15,7 +15,7 @@ import numpy as np
 
 from operators.accounts import Accounts
 from operators.aggregate import group, sum_by_group
-from schemas.usage import I64, MINUTE_MS, U16, U64, Mask
+from schemas.usage import I64, MINUTE_MS, U16, U64, Mask, Readings, Slice
 
 MINUTE_BITS, METER_BITS = 28, 12
 METERS_MAX = 1 << METER_BITS
@@ -69,6 +69,13 @@ class Folded:
 
 Part = tuple[U64, U16, I64, U64, I64, U64]
 """Buffered readings: account hash, meter, when in ms, and lo, hi, token as in `Readings`."""
+
+
+def part_of(piece: Slice, readings: Readings) -> Part:
+    """Readings of a slice, to be buffered."""
+    row = readings.row
+    values = readings.lo, readings.hi, readings.token
+    return piece.account[row], readings.meter, piece.at_ms[row], *values
 
 
 def fold(parts: list[Part], accounts: Accounts, window_minutes: U64 | None = None) -> Folded:

@@ -47,12 +47,7 @@ class Run(msgspec.Struct, array_like=True):
     part: Part
     ids: int
     newest_s: int
-    floor_s: int = 0
-    floor_hash: int = 0
-
-    @property
-    def floor(self) -> Floor:
-        return Floor(self.floor_s, self.floor_hash)
+    floor: Floor = NO_FLOOR
 
 
 class StoredIds(msgspec.Struct, array_like=True):
@@ -65,7 +60,7 @@ class StoredIds(msgspec.Struct, array_like=True):
 
     @staticmethod
     def of(hashes: U64, append_s: U32) -> StoredIds:
-        return StoredIds(hashes.data, StoredIntegers.of(append_s.astype(np.int64)))
+        return StoredIds(hashes.data, StoredIntegers.of(append_s))
 
     def read(self) -> tuple[U64, U32]:
         return np.frombuffer(self.hashes, np.uint64), self.append_s.read().astype(np.uint32)
@@ -87,7 +82,6 @@ class IdLog:
     def __init__(self, archive: Archive | None = None, stored: StoredLog | None = None) -> None:
         self._archive = archive
         self._parts: Parts | None = None
-        self._prefix = ""
         self._runs: list[Run] = []
         self._fresh: list[tuple[U64, U32]] = []
         self._fresh_ids = 0
@@ -102,26 +96,32 @@ class IdLog:
 
     def open(self, prefix: str, numbered: int = 0) -> None:
         """Name files from now on: their names begin with the prefix, which no other log has."""
-        if self._archive is not None and not self._prefix:
-            self._prefix, self._parts = prefix, Parts(self._archive, prefix, numbered)
+        if self._archive is not None and self._parts is None:
+            self._parts = Parts(self._archive, prefix, numbered)
             self._parts.keep([run.part for run in self._runs])
 
     def add(self, hashes: U64, append_s: U32) -> None:
         """Ids that were let through."""
         self._note(hashes, append_s)
         if self._parts is not None and self._fresh_ids >= RUN_IDS:
-            self._seal(*self._take_fresh())
+            self._seal(self._parts, *self._take_fresh())
 
     def raise_floor(self, floor: Floor, left: int) -> None:
         """All ids that are not above the floor are gone, and this many are left."""
         hashes, append_s = self._take_fresh()
         above = floor.is_below(hashes, append_s)
         self._note(hashes[above], append_s[above])
-        for run in self._runs:
-            run.floor_s, run.floor_hash = max(run.floor, floor)
-        self._leave([run for run in self._runs if run.newest_s < floor.second])
+        if self._parts is None:
+            return  # there are no files
+        runs, self._runs = self._runs, []
+        for run in runs:
+            if run.newest_s < floor.second:
+                self._parts.leave(run.part)
+            else:
+                run.floor = max(run.floor, floor)
+                self._runs.append(run)
         if sum(run.ids for run in self._runs) > LEFT_MAX * left + RUN_IDS:
-            self._rewrite()
+            self._rewrite(self._parts)
 
     def read(self) -> tuple[U64, U32]:
         """All ids."""
@@ -134,7 +134,7 @@ class IdLog:
         if self._parts is None:
             return StoredLog("", 0, [], StoredIds.of(*fresh))
         self._parts.note_snapshot()
-        return StoredLog(self._prefix, self._parts.numbered, self._runs, StoredIds.of(*fresh))
+        return StoredLog(self._parts.prefix, self._parts.numbered, self._runs, StoredIds.of(*fresh))
 
     def _note(self, hashes: U64, append_s: U32) -> None:
         self._fresh.append((hashes, append_s))
@@ -144,25 +144,19 @@ class IdLog:
         taken, self._fresh, self._fresh_ids = _joined(self._fresh), [], 0
         return taken
 
-    def _seal(self, hashes: U64, append_s: U32) -> None:
+    def _seal(self, parts: Parts, hashes: U64, append_s: U32) -> None:
         """Make these ids a file."""
-        assert self._parts is not None  # noqa: S101 - nothing is sealed without an archive
         data = msgspec.msgpack.encode(StoredIds.of(hashes, append_s))
-        self._runs.append(Run(self._parts.put(data), len(hashes), int(append_s.max())))
+        self._runs.append(Run(parts.put(data), len(hashes), int(append_s.max())))
 
-    def _rewrite(self) -> None:
+    def _rewrite(self, parts: Parts) -> None:
         """Make one file of what is left in all."""
         hashes, append_s = _joined(list(map(self._read_run, self._runs)))
-        self._leave(self._runs)
+        for run in self._runs:
+            parts.leave(run.part)
+        self._runs = []
         if len(hashes):
-            self._seal(hashes, append_s)
-
-    def _leave(self, runs: list[Run]) -> None:
-        assert self._parts is not None or not runs  # noqa: S101 - without an archive there are none
-        for run in list(runs):
-            self._runs.remove(run)
-            if self._parts is not None:
-                self._parts.leave(run.part)
+            self._seal(parts, hashes, append_s)
 
     def _read_run(self, run: Run) -> tuple[U64, U32]:
         if self._parts is None:

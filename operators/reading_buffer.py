@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from operators.folds import Part
+from operators.folds import Part, part_of
 from operators.snapshot_format import StoredIntegers
 from schemas.usage import I64, Slice
 
@@ -42,9 +42,7 @@ class ReadingBuffer:
 
     def add(self, piece: Slice) -> None:
         """Buffer the readings of a slice."""
-        readings, row = piece.readings, piece.readings.row
-        values = (readings.lo, readings.hi, readings.token)
-        self._add((piece.account[row], readings.meter, piece.at_ms[row], *values), piece.append_ms[row])
+        self._add(part_of(piece, piece.readings), piece.append_ms[piece.readings.row])
 
     def _add(self, part: Part, append_ms: I64) -> None:
         self._parts.append(part)
@@ -64,7 +62,7 @@ class ReadingBuffer:
         account, meter, at_ms, lo, hi, token = (np.concatenate(c) for c in zip(*self._parts, strict=True))
         return StoredReadings(
             account.data,
-            StoredIntegers.of(meter.astype(np.int64)),
+            StoredIntegers.of(meter),
             StoredIntegers.of(at_ms),
             lo.data,
             StoredIntegers.of(hi),

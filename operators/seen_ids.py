@@ -46,8 +46,8 @@ OnEvicted: TypeAlias = Callable[[int], None]
 """Told how many ids the limit has evicted; operators count nothing themselves."""
 
 
-def _ignore(_: int) -> None:
-    pass
+def ignore(_: int) -> None:
+    """For who counts nothing."""
 
 
 class SeenIds:
@@ -59,7 +59,7 @@ class SeenIds:
     """
 
     def __init__(
-        self, config: DedupeConfig, on_evicted: OnEvicted = _ignore, log: IdLog | None = None
+        self, config: DedupeConfig, on_evicted: OnEvicted = ignore, log: IdLog | None = None
     ) -> None:
         self.log = log or IdLog()
         self._config = config

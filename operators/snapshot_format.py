@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from schemas.usage import I64
+from schemas.usage import I64, U16, U32
 
 
 class _Format(msgspec.Struct, array_like=True):
@@ -43,7 +43,8 @@ class StoredIntegers(msgspec.Struct, array_like=True):
     data: memoryview
 
     @staticmethod
-    def of(column: I64) -> StoredIntegers:
+    def of(column: I64 | U32 | U16) -> StoredIntegers:
+        column = column.astype(np.int64, copy=False)
         base, top = (int(column.min()), int(column.max())) if len(column) else (0, 0)
         kind = np.min_scalar_type(top - base).newbyteorder("<")
         return StoredIntegers(base, kind.str, (column - base).astype(kind).data)

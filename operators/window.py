@@ -25,7 +25,7 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from typing_extensions import override
 
 from operators.aggregate import from_limbs
-from operators.folds import Part, fold, pack, unpack
+from operators.folds import Part, fold, pack, part_of, unpack
 from operators.levels import Level
 from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
@@ -68,9 +68,7 @@ class Windows:
                 readings = readings.select(~late)
         if len(readings):
             self.state.accounts.learn(piece)
-            row = readings.row
-            values = readings.lo, readings.hi, readings.token
-            self._buffer.append((piece.account[row], readings.meter, piece.at_ms[row], *values))
+            self._buffer.append(part_of(piece, readings))
         self.state.watermark.advance(piece.progress)
         return late_rows
 
