@@ -4,15 +4,16 @@ An event is read by every meter of its event name whose filters it passes. If on
 its value, the event is rejected as a whole, before anyone takes its id: a repaired event with the same
 id still counts, and no meter counts what another refused.
 
-Stateless. Only the properties that some meter names are decoded, once for each event name. What `decode` let
-through unread may still be unreadable here, as is an integer of over 4,300 characters: that costs its own
-event only.
+Stateless. Most events are read by columns (operators/plain_readings.py). The odd ones are decoded here, once
+for each event name, and only the properties that some meter names. What `decode` let through unread may still
+be unreadable, as is an integer of over 4,300 characters: that costs its own event only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import bytewax.operators as op
 import numpy as np
@@ -21,16 +22,18 @@ import pyarrow.compute as pc
 from bytewax.dataflow import Stream, operator
 
 from operators.cityhash import city_hash64
-from operators.properties import Columns, Properties, ValueColumn
+from operators.plain_readings import UNIQUE_BYTES_MAX, PlainReadings
+from operators.properties import Properties, ValueColumn
+from operators.texts import Texts
 from schemas.events import REASONS, EventBatch, Reason, Reject
 from schemas.meters import AggregationType, Meter
 from schemas.usage import I64, MeteredBatch, Readings
 
-UNIQUE_BYTES_MAX = 1_024
-"""Of a COUNT_UNIQUE value's canonical text; an event with a longer one is a reject. Hashing a batch takes as
-long as its longest text: 1.7 s for one of 1 MB."""
-
 VALUE_SHOWN_MAX = 80
+
+
+Columns: TypeAlias = dict[str, ValueColumn]
+"""Properties by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def _passing(meter: Meter, columns: Columns, count: int) -> I64:
     passing = np.ones(count, np.bool_)
     for condition in meter.filters:
         wanted = frozenset(condition.values)
-        passing &= np.fromiter(map(wanted.__contains__, columns.texts[condition.key].texts), np.bool_, count)
+        passing &= np.fromiter(map(wanted.__contains__, columns[condition.key].texts), np.bool_, count)
     return np.flatnonzero(passing)
 
 
@@ -58,8 +61,8 @@ def _read(meter: Meter, columns: Columns, at: I64) -> tuple[I64, Readings, list[
         return at, _zeros(len(at)), []
     field = str(meter.aggregation.field)
     if kind is AggregationType.COUNT_UNIQUE:
-        return _read_tokens(meter.id, field, columns.texts[field], at)
-    column = columns.numbers[field]
+        return _read_tokens(meter.id, field, columns[field], at)
+    column = columns[field]
     refused = []
     if column.numbers.errors:
         reasons = dict(column.numbers.errors)
@@ -121,14 +124,20 @@ class EventMeters:
 
     def __init__(self, meters: Sequence[tuple[int, Meter]]) -> None:
         self._meters = meters
+        self._plain = PlainReadings(meters)
         self._properties = Properties(meter for _, meter in meters)
 
-    def measure(
-        self, rows: I64, properties: Sequence[bytes | memoryview], sizes: I64
-    ) -> tuple[list[Readings], dict[int, _Refused]]:
+    def measure(self, rows: I64, properties: Texts) -> tuple[list[Readings], dict[int, _Refused]]:
         """Readings of the events in `rows`, which have these `properties`; rows with an unreadable value."""
-        columns, unreadable = self._properties.read(properties, sizes)
+        parts, odd = self._plain.read(properties)
         refused: dict[int, _Refused] = {}
+        moved = [replace(part, row=rows[part.row].astype(np.uint32)) for part in parts]
+        if odd.any():
+            moved += self._measure_odd(rows[odd], properties.select(odd), refused)
+        return moved, refused
+
+    def _measure_odd(self, rows: I64, properties: Texts, refused: dict[int, _Refused]) -> list[Readings]:
+        columns, unreadable = self._properties.read(list(properties))
         if unreadable:
             for one in unreadable:
                 refused[int(rows[one.at])] = _Refused(one.at, Reason.PROPERTIES_INVALID, one.detail)
@@ -141,7 +150,7 @@ class EventMeters:
             row = rows[at].astype(np.uint32)
             number = np.full(len(row), index, np.uint16)
             parts.append(Readings(row, number, readings.lo, readings.hi, readings.token))
-        return parts, refused
+        return parts
 
 
 class Measure:
@@ -159,14 +168,12 @@ class Measure:
         refused: dict[int, _Refused] = {}
         names = batch.events.column("event_name")
         codes = names.indices.to_numpy(zero_copy_only=False)
-        sizes = pc.binary_length(batch.events.column("properties")).to_numpy()
+        properties = Texts.of_column(batch.events.column("properties"))
         for code, name in enumerate(names.dictionary.to_pylist()):
             meters = self._by_name.get(name)
             if meters is not None:
                 rows = np.flatnonzero(codes == code)
-                whole = len(rows) == len(codes)
-                properties = batch.properties if whole else [batch.properties[i] for i in rows.tolist()]
-                found, bad = meters.measure(rows, properties, sizes[rows])
+                found, bad = meters.measure(rows, properties.select(rows))
                 parts += found
                 refused |= bad
         readings = _by_row(parts)

@@ -1,24 +1,26 @@
-"""RFC 3339 text to milliseconds since 1970, a batch at a time.
+"""RFC 3339 text to milliseconds since 1970, one or a batch at a time.
 
 texts -> int64 milliseconds, floored; `INVALID_MS` where a text is no timestamp. A zone is required; `T` may
-be a space and letters may be small (RFC 3339 5.6); up to 9 digits of a second; second 60 is refused, as Arrow
-and Python do; years 1970 to 2299, within the range of ClickHouse's DateTime64.
+be a space and letters may be small (RFC 3339 5.6); up to 9 digits of a second; second 60 is refused, as
+Python does; years 1970 to 2299, within the range of ClickHouse's DateTime64.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from operators.compiled import compiled
+from operators.texts import Bytes, Texts
 from schemas.events import APPEND_MS_MAX
+from schemas.usage import I64
 
-INVALID_MS = -1
-TIMESTAMP_MS_MAX = APPEND_MS_MAX
+INVALID_MS: Final = -1
+TIMESTAMP_MS_MAX: Final = APPEND_MS_MAX
 
 Milliseconds = npt.NDArray[np.int64]
 
@@ -27,11 +29,20 @@ _MS = timedelta(milliseconds=1)
 _RFC_3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
 )
-_TEXT_LENGTH_MIN = len("2026-11-23T09:30:00Z")
-FEW = 8
-"""Rows that are parsed one by one when Arrow refuses one of them."""
-_NANOSECONDS = pa.timestamp("ns", "UTC")
-_COLON, _Z = ord(":"), ord("Z")
+
+_FORM: Final = np.frombuffer(b"0000-00-00T00:00:00", np.uint8)
+_T_PLACE: Final = 10
+_FRACTION_DIGITS_MAX: Final = 9
+_DAYS: Final = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+"""Of each month, in leap years."""
+_DAYS_TO_1970: Final = 719_468
+"""From 1 March of the year 0."""
+_ZERO, _POINT, _SPACE, _PLUS, _MINUS, _COLON = map(ord, "0. +-:")
+_SMALL: Final = 32
+"""The bit of ASCII that makes a letter small."""
+_T, _Z = ord("t"), ord("z")
+_NONE: Final = -(1 << 40)
+"""What is no number."""
 
 
 def parse_timestamp(text: str) -> int:
@@ -54,52 +65,79 @@ def parse_timestamp(text: str) -> int:
     return ms if 0 <= ms <= TIMESTAMP_MS_MAX else INVALID_MS
 
 
-def parse_timestamps(texts: Sequence[str | None], missing_ms: Milliseconds) -> Milliseconds:
-    """`parse_timestamp` of each text; where it is None, the row of `missing_ms`.
-
-    Arrow parses the batch at once (0.1 us a row). When it refuses one text it refuses all, so it is asked
-    again for each half, down to a few rows that are parsed one by one (3 us): what Arrow refuses, such as
-    30 February, small letters or a year after 2262, costs itself and some 0.1 us a row of its batch.
-    """
-    column = pa.array(texts, pa.string())
-    ms = _parse(column)
-    if not column.null_count:
-        return ms
-    return np.where(column.is_null().to_numpy(zero_copy_only=False), missing_ms, ms)
+def parse_timestamps(texts: Texts) -> Milliseconds:
+    """`parse_timestamp` of each text: 20 ns a row."""
+    return _parse(texts.data, texts.start, texts.end)
 
 
-def _parse(column: pa.StringArray) -> Milliseconds:
-    try:
-        return _cast(column)
-    except pa.ArrowInvalid:
-        if len(column) <= FEW:
-            return np.array([parse_timestamp(text or "") for text in column.to_pylist()], np.int64)
-        half = len(column) // 2
-        return np.concatenate([_parse(column.slice(0, half)), _parse(column.slice(half))])
+@compiled
+def _parse(data: Bytes, starts: I64, ends: I64) -> Milliseconds:
+    parsed = np.empty(len(starts), np.int64)
+    for row in range(len(starts)):
+        at, end = starts[row] + len(_FORM), ends[row]
+        seconds = _seconds(data, starts[row], end)
+        milliseconds = 0
+        if seconds != _NONE and at < end and data[at] == _POINT:
+            digits = 0
+            while digits < _FRACTION_DIGITS_MAX and at + 1 < end and 0 <= data[at + 1] - _ZERO <= 9:
+                if digits < 3:
+                    milliseconds += (data[at + 1] - _ZERO) * 10 ** (2 - digits)
+                at, digits = at + 1, digits + 1
+            at = at + 1 if digits else end
+        offset = _offset_seconds(data, at, end)
+        ms = (seconds - offset) * 1000 + milliseconds
+        is_valid = _NONE not in (seconds, offset) and 0 <= ms <= TIMESTAMP_MS_MAX
+        parsed[row] = ms if is_valid else INVALID_MS
+    return parsed
 
 
-def _cast(column: pa.Array) -> Milliseconds:
-    """By Arrow, which raises ArrowInvalid for all when one is no timestamp; null is `INVALID_MS`."""
-    ns = column.cast(_NANOSECONDS)
-    ms: Milliseconds = np.frombuffer(ns.buffers()[1], np.int64, len(ns), 8 * ns.offset) // 1_000_000
-    return np.where(_is_whole(column) & (ms >= 0), ms, INVALID_MS)  # null is not whole
+@compiled
+def _seconds(data: Bytes, at: int, end: int) -> int:
+    """Seconds since 1970 of the date and time that stand there, without a zone."""
+    if end - at < len(_FORM):
+        return _NONE
+    for place in range(len(_FORM)):
+        byte, wanted = data[at + place], _FORM[place]
+        if wanted == _ZERO:
+            is_right = 0 <= byte - _ZERO <= 9
+        else:
+            is_right = byte == wanted or (place == _T_PLACE and (byte in (_T, _SPACE)))
+        if not is_right:
+            return _NONE
+    year, month, day = _number(data, at, 4), _number(data, at + 5, 2), _number(data, at + 8, 2)
+    hour, minute, second = _number(data, at + 11, 2), _number(data, at + 14, 2), _number(data, at + 17, 2)
+    if month < 1 or month > 12 or day < 1 or day > _DAYS[month] or hour > 23 or minute > 59 or second > 59:
+        return _NONE
+    is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    if month == 2 and day == 29 and not is_leap:
+        return _NONE
+    # Years begin in March, so that a leap day is the last (H. Hinnant, chrono-Compatible Date Algorithms).
+    years = year - (month <= 2)
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    days = years * 365 + years // 4 - years // 100 + years // 400 + day_of_year - _DAYS_TO_1970
+    return ((days * 24 + hour) * 60 + minute) * 60 + second
 
 
-def _is_whole(column: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which texts have seconds and an offset with a colon, which Arrow does not ask for and RFC 3339 does.
+@compiled
+def _offset_seconds(data: Bytes, at: int, end: int) -> int:
+    """Seconds of the zone that stands there and ends the text: `Z`, `+hh:mm` or `-hh:mm`."""
+    if end - at == 1 and data[at] | _SMALL == _Z:
+        return 0
+    if end - at != len("+00:00") or data[at] not in (_PLUS, _MINUS) or data[at + 3] != _COLON:
+        return _NONE
+    for place in (1, 2, 4, 5):
+        if not 0 <= data[at + place] - _ZERO <= 9:
+            return _NONE
+    hours, minutes = _number(data, at + 1, 2), _number(data, at + 4, 2)
+    if hours > 23 or minutes > 59:
+        return _NONE
+    seconds = (hours * 60 + minutes) * 60
+    return seconds if data[at] == _PLUS else -seconds
 
-    Of what Arrow parses, `09:30Z` and `09Z` lack the colon at 16 or are too short, and only `Z` and `+hh:mm`
-    end in `Z` or have a colon at -3.
-    """
-    _, offsets_buffer, data_buffer = column.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int32, len(column) + 1, 4 * column.offset)
-    start, end = offsets[:-1], offsets[1:]
-    long_enough: npt.NDArray[np.bool_] = (end - start) >= _TEXT_LENGTH_MIN
-    if not long_enough.any():
-        return long_enough
-    data = np.frombuffer(data_buffer, np.uint8)
-    if not long_enough.all():
-        start, end = np.where(long_enough, start, 0), np.where(long_enough, end, _TEXT_LENGTH_MIN)
-    whole: npt.NDArray[np.bool_] = data[start + 16] == _COLON
-    whole &= (data[end - 1] == _Z) | (data[end - 3] == _COLON)
-    return whole & long_enough
+
+@compiled
+def _number(data: Bytes, at: int, digits: int) -> int:
+    number = 0
+    for byte in data[at : at + digits]:
+        number = number * 10 + (byte - _ZERO)
+    return number

@@ -111,12 +111,11 @@ class RawBatch:
 class EventBatch:
     """Decoded events of the polls of one topic; row i of each member is the same event.
 
-    `events`: `schemas.arrow.USAGE_EVENTS`; `properties`: each event's JSON object as it was sent;
-    `records`: what it was decoded from, for the dead letter of an event that a meter can't read.
+    `events`: `schemas.arrow.USAGE_EVENTS`; `records`: what it was decoded from, for the dead letter of an
+    event that a meter can't read.
     """
 
     events: pa.RecordBatch
-    properties: Sequence[bytes | memoryview]
     records: Sequence[Record]
     topic: str
     progress: tuple[Progress, ...]

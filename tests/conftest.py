@@ -18,6 +18,7 @@ import clickhouse_connect
 import pytest
 import redis
 from clickhouse_connect.driver.client import Client
+from hypothesis import settings
 
 from dataflows.embedded import ClickHouse, Engines, Kafka, Redis
 from sinks.migrate import migrate
@@ -30,6 +31,10 @@ SELECT name FROM system.tables WHERE database = currentDatabase() AND create_tab
 """
 
 databases = count(1)
+
+# The first example of a fresh clone compiles what it calls (operators/compiled.py), which takes seconds.
+settings.register_profile("meterline", deadline=None)
+settings.load_profile("meterline")
 
 # What a shell runs in the background ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from operators.meter import UNIQUE_BYTES_MAX
+from operators.plain_readings import UNIQUE_BYTES_MAX
 from schemas.events import Reason
 from tests.operators.batches import token
 from tests.operators.event_meters import HUGE, a_meter, read

@@ -6,11 +6,11 @@ import time
 from dataclasses import replace
 from decimal import Decimal
 
-import msgspec
 import pytest
 
 from operators.decode import DecodeConfig, decode_batch
 from operators.meter import Measure
+from operators.texts import Texts
 from schemas.events import REASONS, RawBatch, Reason
 from tests.builders import meter, payload, usage_event
 from tests.operators.batches import decoded, measured, readings_of, token
@@ -111,9 +111,10 @@ def test_unreadable_and_refused_events_of_two_names_leave_the_others_in_place() 
 @pytest.mark.parametrize("field", ["v", "w"])
 def test_meters_trust_no_properties_even_if_decode_let_them_through(text: bytes, field: str) -> None:
     batch = decoded([record(event(b'{"v": 1, "w": 1}'), offset) for offset in range(3)])
-    properties = list(batch.properties)
-    properties[1] = msgspec.Raw(text)
-    metered, rejects = Measure([a_meter("SUM", field=field)]).measure(replace(batch, properties=properties))
+    properties = Texts.of([b'{"v": 1, "w": 1}', text, b'{"v": 1, "w": 1}']).column()
+    at = batch.events.schema.get_field_index("properties")
+    events = batch.events.set_column(at, batch.events.schema.field(at), properties)
+    metered, rejects = Measure([a_meter("SUM", field=field)]).measure(replace(batch, events=events))
     readings = readings_of(metered, [a_meter("SUM")])
     if text == b'{"v": "\xff"}' and field == "w":  # a string that is skipped is no one's business
         assert [one.reason for one in rejects] == [MISSING]

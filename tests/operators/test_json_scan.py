@@ -1,0 +1,122 @@
+"""What the scanner reads, msgspec reads too and to the same values; what it leaves is rare."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from operators import json_scan
+from operators.json_scan import DEPTH_MAX, Members, scan
+from operators.texts import Texts
+
+NAMES = ["a", "bb", "ü"]
+KINDS: dict[int, type | tuple[type, ...]] = {
+    json_scan.TEXT: str,
+    json_scan.ESCAPED: str,
+    json_scan.NUMBER: (int, str),  # `str`: as its hook has it
+    json_scan.OBJECT: dict,
+    json_scan.LIST: list,
+    json_scan.TRUE: bool,
+    json_scan.FALSE: bool,
+    json_scan.NULL: type(None),
+}
+read = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+read_value = msgspec.json.Decoder(float_hook=str).decode
+
+TEXTS = st.text(st.sampled_from('ab"\\\n\x00\x7fü😀{}[],:'), max_size=5)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.builds(
+    lambda members, is_ascii, indent: json.dumps(members, ensure_ascii=is_ascii, indent=indent).encode(),
+    st.dictionaries(st.sampled_from([*NAMES, "c"]), VALUES, max_size=4),
+    st.booleans(),
+    st.none() | st.integers(0, 2),
+)
+PIECES = st.sampled_from(
+    [
+        *b'{ } [ ] , : " \\ 0 1 - . e + true false null nul "a" "bb": {"a":1 {"c": {} [] [1,'.split(),
+        *b"1.5e3 01 1. .5 --1 \\u00e9 \\ud83d \\ude00 \\q \xc3\xbc".split(),
+        *(b" ", b"\t", b"\x01", b"\x0b"),
+    ]
+)
+
+
+@st.composite
+def mangled(draw: st.DrawFn) -> bytes:
+    text = draw(OBJECTS)
+    start = draw(st.integers(0, len(text)))
+    end = min(len(text), start + draw(st.integers(0, 4)))
+    return text[:start] + b"".join(draw(st.lists(PIECES, max_size=3))) + text[end:]
+
+
+def scanned(*objects: bytes) -> Members:
+    return scan(Texts.of(objects), Texts.of([name.encode() for name in NAMES]))
+
+
+def found(members: Members, row: int) -> dict[str, tuple[int, bytes]]:
+    """Kind and text of each member that is there."""
+    texts = {name: list(members.texts(at)) for at, name in enumerate(NAMES)}
+    kinds = {name: int(members.kind[at, row]) for at, name in enumerate(NAMES)}
+    return {name: (kind, texts[name][row]) for name, kind in kinds.items() if kind != json_scan.ABSENT}
+
+
+@settings(max_examples=2_000)
+@given(st.lists(st.one_of(OBJECTS, mangled(), st.lists(PIECES, max_size=12).map(b"".join)), max_size=4))
+@example([b'{"a":"\\ud83d\\ude00"}', b'{"a":"\\ud83d"}', b'{"a":"\\ude00"}', b'{"a":"\\ud83dx"}'])
+@example([b'{"a":"\\ud83d\\u00e9"}', b'{"a":"\\u00g0"}', b'{"a":"\\u00', b'{"a":"\\', b'{"a":"x'])
+def test_what_is_read_is_what_msgspec_reads(objects: list[bytes]) -> None:
+    members = scanned(*objects)
+    for row in np.flatnonzero(members.is_read).tolist():
+        if not is_utf8(objects[row]):
+            continue
+        expected = {name: bytes(raw) for name, raw in read(objects[row]).items() if name in NAMES}
+        assert {name: quoted(*value) for name, value in found(members, row).items()} == expected
+        for name, (kind, _) in found(members, row).items():
+            assert isinstance(read_value(expected[name]), KINDS[kind])
+
+
+def is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def quoted(kind: int, text: bytes) -> bytes:
+    return b'"%s"' % text if kind in (json_scan.TEXT, json_scan.ESCAPED) else text
+
+
+@given(OBJECTS)
+def test_every_object_is_read_but_for_names_with_escapes(text: bytes) -> None:
+    (is_read,) = scanned(text).is_read.tolist()
+    assert is_read == (not text.isascii() or "ü" not in json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *b"""[] 1 {"a":1}{} {"a":1}, {"a":1,} {,"a":1} {"a"1} {"a":} {'a':1} {"a":1 {"a":NaN}""".split(),
+        *b'{"a":01} {"a":1.} {"a":.5} {"a":+1} {"a":1e} {"a":-} {"a":tru} {"a":nulL} {"a":[1,]}'.split(),
+        *b'{"a":[} {"a":{]} {"a":{"b"}} {"a":{"b":1,}} {"a":{1:2}} {"a":[1} {"a":1,"a":2}'.split(),
+        *(b"", b'{"a":[1 2]}', b'{"a":"\x1f"}', b'{"a" 1}', b'{"\\u0061":1}', b'{"a":"\\x41"}', b'{"a":"x}'),
+    ],
+)
+def test_what_is_not_read(text: bytes) -> None:
+    assert scanned(b"{}", text, b'{"bb":2}').is_read.tolist() == [True, False, True]
+
+
+def test_levels_past_the_limit_are_left() -> None:
+    for levels, is_read in ((DEPTH_MAX, True), (DEPTH_MAX + 1, False)):
+        lists = b"[" * levels + b"]" * levels
+        objects = b'{"x":' * levels + b"1" + b"}" * levels
+        members = scanned(*(b'{"a":%s}' % value for value in (lists, objects)))
+        assert members.is_read.tolist() == [is_read, is_read]
