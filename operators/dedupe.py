@@ -10,9 +10,9 @@ replay changes the verdict. Copies on one partition are judged in offset order.
 State, a shard: the ids (operators/seen_ids.py), which a snapshot has whole or, with an archive, but for files
 that are written once (operators/id_log.py), and how far each source is.
 
-Ids leave at a merge: when every source is `horizon_s` past them, or, oldest first, when there are more than
-`ids_max` (`on_evicted` is told: the horizon is then shorter than asked for). Between merges, up to
-`RECENT_MAX` ids or an eighth more than that may be there. A small shard merges at each snapshot.
+Ids leave when every source is `horizon_s` past them, or, oldest first, when there are more than `ids_max`
+(`on_evicted` is told: the horizon is then shorter than asked for). Both are looked for after `RECENT_MAX`
+ids or an eighth of all have come, and of a small shard at each snapshot.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
     @override
     def snapshot(self) -> bytes:
         seen = self._seen
-        if len(seen.hashes) <= RECENT_MAX:
+        if len(seen) <= RECENT_MAX:
             seen.compact(self._watermark.at_ms // 1000)
         return msgspec.msgpack.encode(
             _Snapshot(FORMAT, seen.log.dump(), self._watermark.at_ms, dict(self._watermark.sources))

@@ -33,10 +33,8 @@ def files(directory: Path) -> set[str]:
 
 def held(logic: DedupeLogic) -> list[tuple[int, int]]:
     """All that it knows: hashes and append seconds."""
-    seen = logic._seen
-    hashes, append_s = seen.hashes.tolist(), seen.append_s.tolist()
-    older = [(key, second) for key, seconds in seen._older.items() for second in seconds]
-    return sorted([*zip(hashes, append_s, strict=True), *seen._recent.items(), *older])
+    hashes, append_s = logic._seen.ids()
+    return sorted(zip(hashes.tolist(), append_s.tolist(), strict=True))
 
 
 def poll_of(*rows: tuple[int, int]) -> Poll:
