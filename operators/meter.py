@@ -18,7 +18,6 @@ from typing import TypeAlias
 import bytewax.operators as op
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from bytewax.dataflow import Stream, operator
 
 from operators.cityhash import city_hash64
@@ -91,20 +90,18 @@ def _read_tokens(
                 detail = f"meter {meter_id}: properties.{field} is an object or a list, so it has no one text"
                 refused.append(_Refused(i, Reason.VALUE_NOT_SCALAR, detail))
         at = at[np.fromiter((text is not None for text in texts), np.bool_, len(texts))]
-        texts = [text for text in texts if text is not None]
-    strings = pa.array(texts, pa.string())
-    lengths = pc.binary_length(strings).to_numpy()
-    fits = lengths <= UNIQUE_BYTES_MAX
+    values = Texts.of([text.encode() for text in texts if text is not None])
+    fits = values.sizes <= UNIQUE_BYTES_MAX
     if not fits.all():
-        for i, length in zip(at[~fits].tolist(), lengths[~fits].tolist(), strict=True):
+        for i, length in zip(at[~fits].tolist(), values.sizes[~fits].tolist(), strict=True):
             detail = (
                 f"meter {meter_id}: properties.{field} = {_shown(column.value(i))}: {length} bytes are"
                 f" over the limit of {UNIQUE_BYTES_MAX}"
             )
             refused.append(_Refused(i, Reason.VALUE_TOO_LONG, detail))
-        at, strings = at[fits], strings.filter(pa.array(fits))
+        at, values = at[fits], values.select(fits)
     zeros = _zeros(len(at))
-    return at, Readings(zeros.row, zeros.meter, zeros.lo, zeros.hi, city_hash64(strings)), refused
+    return at, Readings(zeros.row, zeros.meter, zeros.lo, zeros.hi, city_hash64(values)), refused
 
 
 def _zeros(count: int) -> Readings:

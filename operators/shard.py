@@ -17,6 +17,7 @@ from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream
 
 from operators.cityhash import city_hash64
+from operators.texts import Texts
 from schemas.events import Progress
 from schemas.usage import U64, MeteredBatch, Readings, Slice
 
@@ -37,8 +38,10 @@ def shard_key(shard: int) -> str:
 
 def tenant_hash(tenants: pa.DictionaryArray, strings: pa.StringArray) -> U64:
     """64-bit hash of (tenant, string) for each row: cityHash64 of the string, mixed with its tenant's."""
-    by_code = city_hash64(tenants.dictionary) * _MIX
-    mixed: U64 = city_hash64(strings) ^ by_code[tenants.indices.to_numpy(zero_copy_only=False)]
+    by_code = city_hash64(Texts.of_column(tenants.dictionary)) * _MIX
+    mixed: U64 = (
+        city_hash64(Texts.of_column(strings)) ^ by_code[tenants.indices.to_numpy(zero_copy_only=False)]
+    )
     return _mixed(mixed)
 
 

@@ -7,14 +7,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-import pyarrow as pa
-
 from operators.aggregate import to_decimals
 from operators.cityhash import city_hash64
 from operators.decode import DecodeConfig, decode_batch
 from operators.decode_accounts import AccountDecoder, DecodeAccountsConfig
 from operators.meter import Measure
 from operators.shard import Sharder
+from operators.texts import Texts
 from schemas.events import EventBatch, RawBatch, Record, Reject
 from schemas.meters import Meter
 from schemas.usage import AccountSlice, MeteredBatch, Slice
@@ -27,7 +26,7 @@ Read = tuple[int, str, Decimal, int]
 
 
 def token(text: str) -> int:
-    return int(city_hash64(pa.array([text], pa.string()))[0])
+    return int(city_hash64(Texts.of([text.encode()]))[0])
 
 
 def decoded(records: Sequence[Record], partition: int = 0, partitions: int = 1) -> EventBatch:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from random import Random
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from operators.cityhash import city_hash64
 from operators.hyperloglog import EMPTY_STATE, EXACT_MAX, UniqueSketch
+from operators.texts import Texts
 from schemas.usage import U64
 
 Query = Callable[[str], bytes]
@@ -26,7 +26,7 @@ AGAINST_CLICKHOUSE = settings(
 @pytest.fixture(scope="module")
 def tokens() -> U64:
     """The hashes of user-0 to user-999999."""
-    return city_hash64(pa.array([f"user-{i}" for i in range(1_000_000)]))
+    return city_hash64(Texts.of([b"user-%d" % i for i in range(1_000_000)]))
 
 
 def sketch_of(*parts: U64) -> UniqueSketch:

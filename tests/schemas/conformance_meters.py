@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-import pyarrow as pa
 from pydantic import ValidationError
 
 from operators.cityhash import city_hash64
 from operators.decode import decode_batch
 from operators.meter import Measure
+from operators.texts import Texts
 from schemas.events import Reject
 from schemas.meters import AggregationType, Meter
 from schemas.money import DECIMALS_MAX, quantize_quantity
@@ -106,7 +106,7 @@ def event_parse(case: Case) -> Case:
     text = data[case["property"]]
     return {
         "ok": True,
-        "value": text if readings.token[0] == city_hash64(pa.array([text]))[0] else "another hash",
+        "value": text if readings.token[0] == city_hash64(Texts.of([text.encode()]))[0] else "another hash",
     }
 
 
