@@ -84,7 +84,8 @@ def _up_to_8(data: Bytes, at: int, size: int) -> np.uint64:
 @compiled
 def _up_to_16(words: U64, at: int, size: int) -> np.uint64:
     first, last = words[at], words[at + size - 8]
-    return _hash16(first, _rotate(last + np.uint64(size), size)) ^ last
+    mixed = _hash16(first, _rotate(last + np.uint64(size), size))
+    return mixed ^ np.uint64(last)
 
 
 @compiled
