@@ -115,7 +115,14 @@ def build_flow(
 
     windows = [WindowedMeter.of(m) for m in catalog.meters]
     window_config = WindowConfig(windows, settings.window_flush_ms)
-    windowed = window("window", counted, config=window_config, now=now, on_held=metrics.WINDOWS_HELD.inc)
+    windowed = window(
+        "window",
+        counted,
+        config=window_config,
+        now=now,
+        on_held=metrics.WINDOWS_HELD.inc,
+        archive=archive,
+    )
     op.output("usage_windows", windowed.upserts, sinks.usage_windows)
     op.output("late_readings", op.map_value("late", windowed.late, metrics.late), sinks.late_readings)
 
@@ -129,7 +136,9 @@ def build_flow(
         event_age_max_ms=settings.event_age_max_d * DAY_MS,
     )
     on_held = metrics.ACCOUNTS_HELD.inc
-    billed = bill("bill", counted, moved.slices, config=bill_config, now=now, on_held=on_held)
+    billed = bill(
+        "bill", counted, moved.slices, config=bill_config, now=now, on_held=on_held, archive=archive
+    )
     op.output("usage_charges", billed.charges, sinks.usage_charges)
     op.output("wallets", billed.wallets, sinks.wallets)
     op.output("wallet_alerts", billed.alerts, sinks.wallet_alerts)

@@ -21,8 +21,10 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from typing_extensions import override
 
+from operators.archive import Archive
 from operators.bill_state import Shelf
 from operators.bills import BillConfig, Bills
+from operators.shard import shard_key
 from operators.usage_intake import restored
 from schemas.events import Reject
 from schemas.usage import AccountSlice, Slice
@@ -70,9 +72,17 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
     """The bills of one shard: two timers, rebuilt from the state on resume."""
 
     def __init__(
-        self, resume: bytes | None, config: BillConfig, now: Callable[[], datetime], on_held: OnHeld = _ignore
+        self,
+        resume: bytes | None,
+        config: BillConfig,
+        now: Callable[[], datetime],
+        on_held: OnHeld = _ignore,
+        archive: Archive | None = None,
     ) -> None:
-        shelf = Shelf(config.catalog) if resume is None else restored(resume, config.catalog)
+        if resume is None:
+            shelf = Shelf(config.catalog, archive)
+        else:
+            shelf = restored(resume, config.catalog, archive)
         self._bills = Bills(config, shelf)
         self._config = config
         self._now = now
@@ -95,6 +105,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
                 out.extend(self._bills.take_accounts(piece))
                 records = len(piece.entries)
             else:
+                self._bills.shelf.recent_log.open(f"bill-{shard_key(piece.shard)}")
                 self._bills.take(piece)
                 records = len(piece)
             if records:  # what an idle source says is a minute old
@@ -170,6 +181,8 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
 
     @override
     def snapshot(self) -> bytes:
+        shelf = self._bills.shelf
+        shelf.recent_log.renew(shelf.recent)
         return self._bills.dump()
 
 
@@ -204,13 +217,15 @@ def bill(
     config: BillConfig,
     now: Callable[[], datetime],
     on_held: OnHeld = _ignore,
+    archive: Archive | None = None,
 ) -> BillOut:
     """Keep every customer's bill and wallet.
 
     :arg on_held: Called with the number of accounts that are new since it was called last.
+    :arg archive: Files beside the recovery store; without them every snapshot has all of the state.
     """
     inputs: KeyedStream[Slice | AccountSlice] = op.merge("inputs", up, accounts)
-    sent = op.stateful_batch("logic", inputs, lambda resume: BillLogic(resume, config, now, on_held))
+    sent = op.stateful_batch("logic", inputs, lambda resume: BillLogic(resume, config, now, on_held, archive))
     return BillOut(
         wallets=op.filter_map_value("wallets", sent, lambda x: x.rows if isinstance(x, WalletRows) else None),
         alerts=op.filter_map_value("alerts", sent, lambda x: x.alerts if isinstance(x, Alerts) else None),

@@ -3,6 +3,8 @@
 Layout: a msgpack array, `_Snapshot`. Each account is a blob (operators/stored_accounts.py) that is kept until
 the account changes in other ways than by usage of which it had some before; that is kept in columns
 (operators/usage_deltas.py). So a snapshot costs encoding few accounts, and copying the bytes of all.
+Minutes that can still move are, with an archive, in a file, but for those that changed lately
+(operators/cell_log.py).
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import numpy as np
 
 from operators.account_state import AccountState, Usage
 from operators.accounts import Accounts
-from operators.cells import Cells, StoredCells
+from operators.archive import Archive
+from operators.cell_log import CellLog, StoredCellLog
+from operators.cells import Cells
 from operators.folds import pack, unpack
 from operators.ledger import Ledger
 from operators.reading_buffer import ReadingBuffer, StoredReadings
@@ -26,7 +30,7 @@ from schemas.catalog import Catalog
 from schemas.usage import Watermark
 from schemas.wallets import WalletAlert
 
-FORMAT = 4
+FORMAT = 5
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -49,7 +53,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
     """Not folded yet."""
     catalog: bytes
     """In which the readings of `buffer` were read, as JSON; empty without any."""
-    recent: StoredCells
+    recent: StoredCellLog
     usage_watermark: tuple[int, dict[str, int]]
     account_watermark: tuple[int, dict[str, int]]
 
@@ -67,7 +71,7 @@ def _joined(blobs: list[bytes]) -> msgspec.Raw:
 class Shelf:
     """The accounts of a shard: numbered, each with its ledger, its bytes, and what usage added since."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, archive: Archive | None = None) -> None:
         self.catalog = catalog
         self.accounts = Accounts()
         self.ledgers: list[Ledger] = []
@@ -90,6 +94,7 @@ class Shelf:
         self.buffer = ReadingBuffer()
         self.recent = Cells()
         """Usage by minute that an account event may still move to another segment."""
+        self.recent_log = CellLog(archive)
         self.usage_watermark = Watermark()
         self.account_watermark = Watermark()
         self.generation = 0
@@ -164,21 +169,21 @@ class Shelf:
                 self.alerts,
                 self.buffer.dump(),
                 self.catalog.as_json if len(self.buffer) else b"",
-                self.recent.dump(),
+                self.recent_log.dump(self.recent),
                 (self.usage_watermark.at_ms, dict(self.usage_watermark.sources)),
                 (self.account_watermark.at_ms, dict(self.account_watermark.sources)),
             )
         )
 
     @staticmethod
-    def restore(snapshot: bytes, catalog: Catalog) -> Shelf:
+    def restore(snapshot: bytes, catalog: Catalog, archive: Archive | None = None) -> Shelf:
         """The state under today's catalog; another catalog than yesterday's is a new generation.
 
-        :raises ValueError: if the bytes are of another format.
+        :raises ValueError: if the bytes are of another format, or a file that they name is lost or damaged.
         """
         check_format(snapshot, "bill", FORMAT)
         found = _SNAPSHOT.decode(snapshot)
-        shelf = Shelf(catalog)
+        shelf = Shelf(catalog, archive)
         shelf._encoded = [bytes(blob) for blob in _ACCOUNTS.decode(found.accounts)]
         codec = AccountCodec(found.account_meters)
         states = codec.decode(shelf._encoded)
@@ -215,7 +220,7 @@ class Shelf:
         return Catalog.of_json(found.catalog)
 
     def _restore_recent(self, found: _Snapshot) -> None:
-        recent = self.recent = Cells.restore(found.recent)
+        recent = self.recent = self.recent_log.restore(found.recent)
         today = {meter.id: index for index, meter in enumerate(self.catalog.meters)}
         if list(today) != found.meters:
             account, meter, minute = unpack(recent.key)

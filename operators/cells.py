@@ -16,7 +16,7 @@ import pyarrow as pa
 from operators.aggregate import add, locate
 from operators.folds import Added, Folded, sum_added, tokens_of, unpack
 from operators.hyperloglog import UniqueSketch
-from operators.levels import Level
+from operators.levels import I32, Level
 from operators.snapshot_format import StoredIntegers
 from operators.token_sets import TokenSets
 from schemas.usage import I64, U64, Mask
@@ -80,6 +80,17 @@ class Cells:
         return self._merged().dirty
 
     @property
+    def filed(self) -> I32:
+        """Of each cell its row in the file that has it as it is, or -1."""
+        level = self._merged()
+        return np.full(len(level), -1, np.int32) if level.filed is None else level.filed
+
+    def note_filed(self) -> None:
+        """There is a file now that has all cells as they are, in their order."""
+        level = self._merged()
+        level.filed = np.arange(len(level), dtype=np.int32)
+
+    @property
     def is_dirty(self) -> bool:
         """Whether any cell changed since `take_dirty`."""
         self._add_waiting()
@@ -138,7 +149,14 @@ class Cells:
         order = np.argsort(key)
         level = self._merged().rows(order)
         level.key = key[order]
+        level.filed = None
         self._replace(level)
+
+    def extend(self, other: Cells) -> None:
+        """Take another's cells, which are of other keys, in no file, and not its own any more."""
+        mine, more = self._merged(), other._merged()
+        more.sets[more.sets >= 0] += self._tokens.extend(other._tokens)
+        self._old = mine.merged(more)
 
     def _replace(self, level: Level) -> None:
         counting = np.flatnonzero(level.sets >= 0)
@@ -176,6 +194,8 @@ class Cells:
         level.events[at] += folded.events
         level.lo[at], level.hi[at] = add(level.lo[at], level.hi[at], folded.lo, folded.hi)
         level.dirty[at] = True
+        if level.filed is not None:
+            level.filed[at] = -1
         counting = np.flatnonzero(is_counting)
         if not len(counting):
             return
@@ -186,9 +206,9 @@ class Cells:
         owner, tokens = tokens_of(counting, folded.starts, folded.ends, folded.tokens)
         self._tokens.add(level.sets[at[owner]], tokens)
 
-    def dump(self) -> StoredCells:
-        """The cells as they go into a snapshot: views of the columns, to be encoded at once."""
-        level = self._merged()
+    def dump(self, rows: I64 | None = None) -> StoredCells:
+        """The cells, or these rows of them, as they go into a snapshot: views, to be encoded at once."""
+        level = self._merged() if rows is None else self._merged().rows(rows)
         is_counting = level.sets >= 0
         counts, tokens, large = self._tokens.dump(level.sets[is_counting])
         return StoredCells(

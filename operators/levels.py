@@ -15,11 +15,16 @@ import numpy.typing as npt
 from schemas.usage import I64, U64, Mask
 
 Column: TypeAlias = npt.NDArray[Any]
+I32: TypeAlias = npt.NDArray[np.int32]
 
 
 @dataclass(slots=True)
 class Level:
-    """Rows of cells, sorted by `key`. `sets` int64: a cell's number in `TokenSets`, or -1."""
+    """Rows of cells, sorted by `key`.
+
+    `sets` int64: a cell's number in `TokenSets`, or -1. `filed` int32: its row in the file that has it as it
+    is (operators/cell_log.py), or -1; None if no cell has one.
+    """
 
     key: U64
     events: I64
@@ -27,6 +32,7 @@ class Level:
     hi: I64
     dirty: Mask
     sets: I64
+    filed: I32 | None = None
 
     @staticmethod
     def begun(key: U64) -> Level:
@@ -39,17 +45,24 @@ class Level:
         return len(self.key)
 
     def columns(self) -> list[Column]:
+        """All but `filed`."""
         return [self.key, self.events, self.lo, self.hi, self.dirty, self.sets]
 
     def rows(self, at: I64 | Mask) -> Level:
-        return Level(*(column[at] for column in self.columns()))
+        level = Level(*(column[at] for column in self.columns()))
+        if self.filed is not None:
+            level.filed = self.filed[at]
+        return level
 
     def merged(self, other: Level) -> Level:
-        """Both, which have no key in common."""
+        """Both, which have no key in common; no cell of the other is in a file."""
         if not len(self) or not len(other):
             return self if len(self) else other
         at = np.searchsorted(self.key, other.key)
-        return Level(*interleave(at, zip(self.columns(), other.columns(), strict=True)))
+        pairs = list(zip(self.columns(), other.columns(), strict=True))
+        if self.filed is not None:
+            pairs.append((self.filed, np.full(len(other), -1, np.int32)))
+        return Level(*interleave(at, pairs))
 
 
 def interleave(at: npt.NDArray[np.intp], pairs: Iterable[tuple[Column, Column]]) -> list[Column]:

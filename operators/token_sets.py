@@ -102,6 +102,15 @@ class TokenSets:
         for sketch in self._large.values():
             sketch.compact()
 
+    def extend(self, other: TokenSets) -> int:
+        """Take another's sets, which are not its own any more, behind these; the number of the first."""
+        other._settle()
+        first, mine, more = self._sets, np.arange(self._sets), np.arange(other._sets)
+        tokens = np.concatenate((self._tokens(mine), other._tokens(more)))
+        self._reset(np.concatenate((self._count[mine], other._count[more])), tokens)
+        self._large |= {first + number: sketch for number, sketch in other._large.items()}
+        return first
+
     def dump(self, numbers: I64) -> tuple[I64, U64, list[bytes]]:
         """Of these sets, in this order: counts, all tokens, the states of the large ones."""
         self._settle()

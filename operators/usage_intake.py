@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from operators.aggregate import first_of_runs
+from operators.archive import Archive
 from operators.bill_state import Shelf
 from operators.folds import METER_BITS, MINUTE_BITS, Folded, fold, tokens_of, unpack
 from operators.movable import Movable
@@ -20,14 +21,14 @@ NOWHERE, APART = -1, -2
 """Usage of no segment; a row whose minutes are to be added one by one."""
 
 
-def restored(snapshot: bytes, catalog: Catalog) -> Shelf:
+def restored(snapshot: bytes, catalog: Catalog, archive: Archive | None = None) -> Shelf:
     """As `Shelf.restore`; readings that wait go to the segments of the catalog that they were read under."""
     before = Shelf.catalog_before(snapshot, catalog)
     if before is not None:
-        shelf = Shelf.restore(snapshot, before)
+        shelf = Shelf.restore(snapshot, before, archive)
         shelf.unsent.update(UsageIntake(shelf, Movable(shelf)).fold())
         snapshot = shelf.dump()
-    return Shelf.restore(snapshot, catalog)
+    return Shelf.restore(snapshot, catalog, archive)
 
 
 class UsageIntake:

@@ -5,8 +5,9 @@ row whose version is `generation << 40 | readings folded in`: sending it twice c
 A reading is late if its record was appended after its window's end plus the meter's allowed lateness.
 That depends on the record alone, so an outage or a backlog makes nothing late.
 
-State, a shard: the accounts' names, the cells (operators/cells.py), and the watermark. A window leaves
-when every source has passed its end plus its lateness: from then on all its readings are late.
+State, a shard: the accounts' names, the cells (operators/cells.py), which a snapshot has whole or, with an
+archive, but for a file (operators/cell_log.py), and the watermark. A window leaves when every source has
+passed its end plus its lateness: from then on all its readings are late.
 A flush costs what changed, not what is held: 1.2 us an event with a thousand cells and with a million.
 """
 
@@ -25,8 +26,11 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from typing_extensions import override
 
 from operators.aggregate import from_limbs
+from operators.archive import Archive
+from operators.cell_log import CellLog
 from operators.folds import Part, fold, pack, part_of, unpack
 from operators.levels import Level
+from operators.shard import shard_key
 from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
 from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, U64, Mask, Slice
@@ -206,8 +210,12 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
         config: WindowConfig,
         now: Callable[[], datetime],
         on_held: OnHeld = _ignore,
+        archive: Archive | None = None,
     ) -> None:
-        state = restore(resume, config.meters) if resume else WindowState(list(config.meters))
+        if resume:
+            state = restore(resume, config.meters, archive)
+        else:
+            state = WindowState(list(config.meters), log=CellLog(archive))
         self._windows = Windows(state, config.generation)
         self._interval = timedelta(milliseconds=config.flush_interval_ms)
         self._now = now
@@ -218,6 +226,8 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
 
     @override
     def on_batch(self, values: list[Slice]) -> tuple[Iterable[LateRows], bool]:
+        for piece in values:
+            self._windows.state.log.open(f"window-{shard_key(piece.shard)}")
         late = [LateRows(rows) for piece in values if (rows := self._windows.take(piece)) is not None]
         if self._due is None and (self._windows.is_dirty or self._windows.is_forgetful):
             self._due = self._now() + self._interval
@@ -249,7 +259,9 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
     @override
     def snapshot(self) -> bytes:
         self._windows.fold()
-        return dump(self._windows.state)
+        state = self._windows.state
+        state.log.renew(state.cells)
+        return dump(state)
 
 
 @dataclass(frozen=True)
@@ -270,12 +282,14 @@ def window(
     config: WindowConfig,
     now: Callable[[], datetime],
     on_held: OnHeld = _ignore,
+    archive: Archive | None = None,
 ) -> WindowOut:
     """Keep rolling windows of every customer and meter.
 
     :arg on_held: Called at each flush with the change of the number of windows held.
+    :arg archive: Files beside the recovery store; without them every snapshot has all windows.
     """
-    sent = op.stateful_batch("logic", up, lambda resume: WindowLogic(resume, config, now, on_held))
+    sent = op.stateful_batch("logic", up, lambda resume: WindowLogic(resume, config, now, on_held, archive))
     return WindowOut(
         upserts=op.filter_map_value("upserts", sent, lambda x: None if isinstance(x, LateRows) else x),
         late=op.filter_map_value("late", sent, lambda x: x.rows if isinstance(x, LateRows) else None),

@@ -19,6 +19,7 @@ from typing import Any
 
 from dataflows.sources import KafkaPartition
 from dataflows.state_files import StateFiles
+from operators.archive import Parts
 from operators.bill import BillLogic
 from operators.dedupe import DedupeLogic
 from operators.window import WindowLogic
@@ -150,14 +151,27 @@ def offsets_in_a_snapshot(times: int) -> None:
     after(KafkaPartition, "snapshot", times)
 
 
-def file_written(times: int) -> None:
+def is_file_of(state: str) -> Callable[..., bool]:
+    return lambda _, name, *rest: name.startswith(f"{state}-")
+
+
+def file_written(state: str) -> Callable[[int], None]:
     """A file of state is there, and no snapshot names it."""
-    after(StateFiles, "put", times)
+    return lambda times: after(StateFiles, "put", times, is_file_of(state))
 
 
-def file_deleted(times: int) -> None:
-    """Of the files that a crash left, some are deleted."""
-    after(StateFiles, "delete", times)
+def file_left(state: str) -> Callable[[int], None]:
+    """A snapshot that names another file is committed, and the file before is still there."""
+
+    def happened(parts: Parts) -> bool:
+        return parts.prefix.startswith(f"{state}-") and len(parts._left[0]) > 0
+
+    return lambda times: before(Parts, "note_snapshot", times, happened)
+
+
+def file_deleted(state: str) -> Callable[[int], None]:
+    """Of the files that a crash or a newer file left, some are deleted."""
+    return lambda times: after(StateFiles, "delete", times, is_file_of(state))
 
 
 def resuming(logic: type) -> Callable[[int], None]:
@@ -184,8 +198,12 @@ PLACES: dict[str, Callable[[int], None]] = {
     "window-snapshot": in_a_snapshot(WindowLogic),
     "bill-snapshot": in_a_snapshot(BillLogic),
     "offsets-snapshot": offsets_in_a_snapshot,
-    "file-written": file_written,
-    "file-deleted": file_deleted,
+    "ids-written": file_written("ids"),
+    "ids-deleted": file_deleted("ids"),
+    "windows-written": file_written("window"),
+    "windows-left": file_left("window"),
+    "minutes-written": file_written("bill"),
+    "minutes-deleted": file_deleted("bill"),
     "dedupe-resume": resuming(DedupeLogic),
     "window-resume": resuming(WindowLogic),
     "bill-resume": resuming(BillLogic),

@@ -25,6 +25,7 @@ from schemas.catalog import Catalog
 from schemas.events import RawBatch, Reject
 from schemas.usage import AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
+from tests.operators.mortal_files import MortalFiles
 
 Key = tuple[Any, ...]
 Snapshots = dict[str, tuple[bytes, bytes, bytes]]
@@ -60,6 +61,7 @@ class Pipeline:
     ) -> None:
         self.stores = Stores()
         self.now = now
+        self.archive = MortalFiles()
         self._catalog, self._shards = catalog, shards
         self._dedupe_config = dedupe or DedupeConfig()
         self._measure = Measure(catalog.meters)
@@ -77,9 +79,9 @@ class Pipeline:
         windows = WindowConfig([WindowedMeter.of(meter) for meter in self._catalog.meters])
         bills = BillConfig(self._catalog)
         return (
-            DedupeLogic(states[0], self._dedupe_config),
-            WindowLogic(states[1], windows, lambda: self.now),
-            BillLogic(states[2], bills, lambda: self.now),
+            DedupeLogic(states[0], self._dedupe_config, archive=self.archive),
+            WindowLogic(states[1], windows, lambda: self.now, archive=self.archive),
+            BillLogic(states[2], bills, lambda: self.now, archive=self.archive),
         )
 
     def snapshot(self) -> Snapshots:

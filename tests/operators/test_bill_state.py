@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators import cell_log
 from operators.bill_state import FORMAT, Shelf
 from operators.bills import BillConfig, Bills
 from operators.folds import unpack
@@ -18,9 +19,15 @@ from schemas.catalog import Catalog, load_catalog
 from tests.builders import account_event, payload
 from tests.operators.pipeline import Pipeline
 from tests.operators.stories import CATALOG, CATALOG_YAML, batch, differences, steps, story_of, tell
+from tests.operators.test_cell_log import content
 from tests.oracle import LogRecord, Rules, expected
 
 GENERATION_BITS = 40
+
+
+@pytest.fixture(autouse=True, params=[cell_log.CELLS_MIN, 1], ids=["whole", "in files"])
+def cells_min(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_log, "CELLS_MIN", request.param)
 
 
 def bill_states(pipeline: Pipeline) -> list[bytes]:
@@ -32,8 +39,9 @@ def bill_states(pipeline: Pipeline) -> list[bytes]:
 def test_what_is_restored_is_stored_again_as_the_same_bytes(
     drawn: list[tuple[int, str, dict[str, Any]]], seed: int
 ) -> None:
-    for state in bill_states(tell(story_of(drawn), random.Random(seed))):
-        assert Shelf.restore(state, CATALOG).dump() == state
+    pipeline = tell(story_of(drawn), random.Random(seed))
+    for state in bill_states(pipeline):
+        assert Shelf.restore(state, CATALOG, pipeline.archive).dump() == state
 
 
 def told_story() -> Pipeline:
@@ -51,9 +59,9 @@ def test_another_format_is_refused() -> None:
 
 
 def test_an_account_that_did_not_change_is_not_encoded_again() -> None:
-    shelf = max(
-        (Shelf.restore(s, CATALOG) for s in bill_states(told_story())), key=lambda one: len(one.ledgers)
-    )
+    pipeline = told_story()
+    shelves = [Shelf.restore(state, CATALOG, pipeline.archive) for state in bill_states(pipeline)]
+    shelf = max(shelves, key=lambda one: len(one.ledgers))
     shelf.ledgers[0].state.inputs += 1  # behind the shelf's back
     same = shelf.dump()
     shelf.changed(0)
@@ -63,7 +71,7 @@ def test_an_account_that_did_not_change_is_not_encoded_again() -> None:
 def resumed(pipeline: Pipeline, catalog: Catalog) -> Pipeline:
     """The flow started again with another catalog; the stores keep what they have."""
     later = Pipeline(catalog, pipeline.now, shards=2)
-    later.stores = pipeline.stores
+    later.stores, later.archive = pipeline.stores, pipeline.archive
     later.resume(pipeline.snapshot())
     later.tick(5)
     later.drain()
@@ -147,28 +155,29 @@ def test_what_thresholds_were_compared_with_is_kept_also_when_nothing_else_chang
     text = CATALOG_YAML.replace(
         "  - id: starter\n", "  - id: starter\n    thresholds: [{kind: spend, amount: 1}]\n"
     )
-    catalog, told = load_catalog(text), []
-    for state in bill_states(told_story()):
-        first = Bills(BillConfig(catalog), Shelf.restore(state, catalog))
+    catalog, told, pipeline = load_catalog(text), [], told_story()
+    for state in bill_states(pipeline):
+        first = Bills(BillConfig(catalog), Shelf.restore(state, catalog, pipeline.archive))
         first.wallets(0)
-        second = Bills(BillConfig(catalog), Shelf.restore(first.dump(), catalog))
+        second = Bills(BillConfig(catalog), Shelf.restore(first.dump(), catalog, pipeline.archive))
         second.wallets(0)
         told.append(sorted(alert.external_customer_id for alert in second.alerts()))
-        third = Bills(BillConfig(catalog), Shelf.restore(second.dump(), catalog))
+        third = Bills(BillConfig(catalog), Shelf.restore(second.dump(), catalog, pipeline.archive))
         third.wallets(0)
         assert third.alerts(is_last=True) == []
     assert sorted(name for names in told for name in names) == ["c1", "c2"]
 
 
 def test_a_resumed_shard_sends_every_wallet_and_the_charges_that_were_not_sent() -> None:
-    for state in bill_states(told_story()):
-        bills = Bills(BillConfig(CATALOG), Shelf.restore(state, CATALOG))
+    pipeline = told_story()
+    for state in bill_states(pipeline):
+        bills = Bills(BillConfig(CATALOG), Shelf.restore(state, CATALOG, pipeline.archive))
         rows = bills.wallets(0)
         assert {row.external_customer_id for row in rows} == {name for _, name in bills.shelf.accounts.names}
         assert (bills.alerts(), bills.charges()) == ([], None)
         bills.shelf.unsent.add(0)
         next(iter(bills.shelf.changed(0).usages.values())).is_unsent = True
-        again = Bills(BillConfig(CATALOG), Shelf.restore(bills.dump(), CATALOG)).charges()
+        again = Bills(BillConfig(CATALOG), Shelf.restore(bills.dump(), CATALOG, pipeline.archive)).charges()
         assert again is not None
         assert len(again) == 1
 
@@ -225,6 +234,34 @@ def test_readings_that_wait_are_of_their_meters_in_whatever_order_these_are_now(
     later = resumed(waiting(), load_catalog("\n".join(lines)))
     assert wallets(later) == wallets(whole)
     assert charges(later) == charges(whole)
+
+
+def test_another_catalog_may_be_resumed_with_twice_from_one_snapshot() -> None:
+    """The flow dies after it has read its state, before it has made a snapshot of it."""
+    lines = CATALOG_YAML.split("\n")
+    lines[2:8] = reversed(lines[2:8])
+    drawn = [(1, "c1", USAGE), (60, "c1", USAGE), (60, "c1", USAGE | {"user": "u2"})]
+    pipeline, story = tell(story_of(drawn[:2], 0), random.Random(3)), story_of(drawn, 0)
+    pipeline.snapshot()
+    pipeline.poll(batch(story.usage[2:], "usage-events", round(story.now.timestamp() * 1000)))
+    assert any(bill._bills.shelf.buffer for _, _, bill in pipeline._shard.values())
+    snapshots, files, outcomes = pipeline.snapshot(), dict(pipeline.archive.files), list[Any]()
+    for _ in range(2):
+        later = Pipeline(load_catalog("\n".join(lines)), pipeline.now, shards=2)
+        later.archive = pipeline.archive
+        later.resume(snapshots)
+        assert later.archive.files == files
+        outcomes.append([content(bill._bills.shelf.recent) for _, _, bill in later._shard.values()])
+    assert outcomes[0] == outcomes[1]
+    assert sum(len(keys) for keys, *_ in outcomes[0]) >= 3
+
+
+def test_minutes_that_can_still_move_are_in_a_file(cells_min: None) -> None:
+    pipeline = tell(story_of([(1, "c1", USAGE)], 0), random.Random(3))
+    pipeline.snapshot()
+    is_filed = [name for name in pipeline.archive.files if name.startswith("bill-00")]
+    assert bool(is_filed) == (cell_log.CELLS_MIN == 1)
+    assert bool([name for name in pipeline.archive.files if name.startswith("window-00")]) == bool(is_filed)
 
 
 def wallets(pipeline: Pipeline) -> dict[Any, Any]:

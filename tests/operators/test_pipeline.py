@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from dataflows.workload import Workload
 from dataflows.workload_catalog import workload_catalog
+from operators import cell_log, id_log
 from operators.hyperloglog import UniqueSketch
 from schemas.catalog import load_catalog
 from schemas.events import RawBatch, Record
@@ -188,6 +189,13 @@ def run(source: Log, plan: Iterable[Step]) -> Stores:
         else:
             running.crash()
     return running.finish()
+
+
+@pytest.fixture(params=["whole", "in files"], autouse=True)
+def small_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in files":
+        monkeypatch.setattr(cell_log, "CELLS_MIN", 3)
+        monkeypatch.setattr(id_log, "RUN_IDS", 5)
 
 
 @settings(max_examples=12, deadline=None)

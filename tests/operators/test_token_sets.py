@@ -111,3 +111,22 @@ def test_what_was_dumped_does_not_change_with_the_sets() -> None:
     add(sets, [(0, 7), (1, 8)])
     sets.states(np.arange(2))
     assert (counts.tolist(), tokens_.tolist(), large) == ([1, 2], [1, 2, 3], [])
+
+
+def test_the_sets_of_another_stand_behind_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_sets, "SMALL_MAX", 2)
+    models = [[{1, 2, 3}, {4}, set[int]()], [{1, 5}, {6, 7, 8}]]
+    sets, other = TokenSets(), TokenSets()
+    for one, model in zip((sets, other), models, strict=True):
+        one.begin(len(model))
+        add(one, [(number, token) for number, values in enumerate(model) for token in values])
+        one.states(every(model))
+        add(one, [(1, 90), (1, 91)])  # which wait
+        model[1] |= {90, 91}
+    assert sets.extend(other) == 3
+    joined = models[0] + models[1]
+    assert sets.states(every(joined)).to_pylist() == [state_of(values) for values in joined]
+    assert sets.begin(1).tolist() == [5]
+    add(sets, [(number, 92) for number in range(6)])
+    joined.append(set())
+    assert sets.states(every(joined)).to_pylist() == [state_of({*values, 92}) for values in joined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,6 +17,7 @@ from schemas.meters import Meter
 from schemas.usage import Slice
 from tests.builders import NOON, usage_event
 from tests.operators.batches import NOON_MS, one_slice
+from tests.operators.mortal_files import MortalFiles
 
 Row = dict[str, Any]
 
@@ -49,16 +51,20 @@ class WindowShard:
         snapshot: bytes | None = None,
         now: datetime = NOON,
         on_held: Callable[[int], None] = lambda _: None,
+        archive: MortalFiles | None = None,
     ) -> None:
         self.meters = meters
+        self.archive = archive or MortalFiles()
         self.now = now
         windowed = [WindowedMeter.of(meter) for meter in meters]
         self.config = WindowConfig(windowed, generation=generation)
-        self.logic = WindowLogic(snapshot, self.config, lambda: self.now, on_held)
+        self.logic = WindowLogic(snapshot, self.config, lambda: self.now, on_held, self.archive)
 
     def resumed(self, *meters: Meter) -> WindowShard:
         """A new process from this one's snapshot, with other meters if given."""
-        return WindowShard(*(meters or self.meters), snapshot=self.logic.snapshot(), now=self.now)
+        return WindowShard(
+            *(meters or self.meters), snapshot=self.logic.snapshot(), now=self.now, archive=self.archive
+        )
 
     def take(
         self, *events: Row, append_ms: Sequence[int] | int = NOON_MS, partition: int = 0, partitions: int = 1
@@ -93,4 +99,4 @@ class WindowShard:
 
     @property
     def state(self) -> WindowState:
-        return restore(self.logic.snapshot(), self.config.meters)
+        return restore(self.logic.snapshot(), self.config.meters, deepcopy(self.archive))
