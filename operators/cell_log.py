@@ -100,7 +100,7 @@ class CellLog:
             cells.note_filed()
 
     def dump(self, cells: Cells) -> StoredCellLog:
-        """For a snapshot: views, to be encoded at once."""
+        """For a snapshot: views, to be encoded at once. It changes no file: not every snapshot is kept."""
         prefix, numbered = ("", 0) if self._parts is None else (self._parts.prefix, self._parts.numbered)
         if self._base is None:
             none = memoryview(b"")
