@@ -24,9 +24,6 @@ from schemas.usage import I64, Mask
 
 DEPTH_MAX: Final = 60
 """Levels of lists and objects within an object; they are bits of a 64-bit integer."""
-PLAIN_BYTES_MAX: Final = 14
-"""A JSON number of so many bytes, without an exponent, has at most 14 digits before its point and 12 behind
-it: Arrow reads it exactly and it is in range. `0.123456789012` has 14."""
 
 # Kinds of values: their first bytes, but for two.
 ABSENT: Final = 0
@@ -78,26 +75,6 @@ def scan(objects: Texts, names: Texts) -> Members:
         objects.data, objects.start, objects.end, names.data, names.start, names.end, start, end, kind
     )
     return Members(objects.data, start, end, kind, is_read)
-
-
-def plain_numbers(texts: Texts) -> tuple[Mask, Mask]:
-    """Which texts are JSON numbers of `PLAIN_BYTES_MAX` without an exponent, and which of these are integers
-    as Python writes them."""
-    return _plain_numbers(texts.data, texts.start, texts.end)
-
-
-@compiled
-def _plain_numbers(data: Bytes, starts: I64, ends: I64) -> tuple[Mask, Mask]:
-    is_plain, is_integer = np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
-    for row in range(len(starts)):
-        start, end = starts[row], ends[row]
-        if 0 < end - start <= PLAIN_BYTES_MAX and _number_end(data, start, end) == end:
-            is_plain[row] = True
-            is_integer[row] = end - start != 2 or data[start] != _MINUS or data[start + 1] != NUMBER  # -0
-            for byte in data[start:end]:
-                is_plain[row] &= byte | 32 != _EXPONENT
-                is_integer[row] &= byte | 32 != _EXPONENT and byte != _POINT
-    return is_plain, is_integer
 
 
 @compiled

@@ -12,7 +12,7 @@ be unreadable, as is an integer of over 4,300 characters: that costs its own eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import bytewax.operators as op
@@ -126,12 +126,11 @@ class EventMeters:
 
     def measure(self, rows: I64, properties: Texts) -> tuple[list[Readings], dict[int, _Refused]]:
         """Readings of the events in `rows`, which have these `properties`; rows with an unreadable value."""
-        parts, odd = self._plain.read(properties)
+        parts, odd = self._plain.read(properties, rows)
         refused: dict[int, _Refused] = {}
-        moved = [replace(part, row=rows[part.row].astype(np.uint32)) for part in parts]
         if odd.any():
-            moved += self._measure_odd(rows[odd], properties.select(odd), refused)
-        return moved, refused
+            parts += self._measure_odd(rows[odd], properties.select(odd), refused)
+        return parts, refused
 
     def _measure_odd(self, rows: I64, properties: Texts, refused: dict[int, _Refused]) -> list[Readings]:
         columns, unreadable = self._properties.read(list(properties))

@@ -9,11 +9,10 @@ might be refused: this may find too many odd, but never too few.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from operators.aggregate import limbs
 from operators.cityhash import city_hash64
 from operators.json_scan import (
     ABSENT,
@@ -26,11 +25,10 @@ from operators.json_scan import (
     TEXT,
     TRUE,
     Members,
-    plain_numbers,
     scan,
 )
+from operators.plain_numbers import plain_numbers, plain_quantities
 from operators.texts import Texts
-from schemas.arrow import QUANTITY
 from schemas.meters import AggregationType, Meter
 from schemas.usage import I64, Mask, Readings
 
@@ -103,18 +101,20 @@ class PlainReadings:
             for _, meter in meters
         ]
 
-        self.read(Texts.of([]))  # compiled now, and not while the first event waits
+        self.read(Texts.of([]), np.empty(0, np.int64))  # compiled now, and not while the first event waits
 
-    def read(self, objects: Texts) -> tuple[list[Readings], Mask]:
-        """Readings, of which `row` counts the objects, and which objects are odd: these have none."""
+    def read(self, objects: Texts, rows: I64) -> tuple[list[Readings], Mask]:
+        """Readings of events with these properties, and which of them are odd: these have none.
+
+        :arg rows: The events' rows in their batch.
+        """
         if not self._names:
-            rows = np.arange(len(objects))
-            return [_readings(rows, number) for number, _ in self._meters], np.zeros(len(objects), np.bool_)
+            return [_counted(rows, number) for number, _ in self._meters], np.zeros(len(rows), np.bool_)
         members = scan(objects, self._wanted)
         properties, odd = _Properties(members), ~members.is_read
         taken: list[tuple[int, Meter, _Values | None, Mask]] = []
         for (number, meter), filters in zip(self._meters, self._filters, strict=True):
-            passing = np.ones(len(objects), np.bool_)
+            passing = np.ones(len(rows), np.bool_)
             for name, texts in filters:
                 values = properties.compared(name)
                 odd |= values.is_odd
@@ -125,7 +125,7 @@ class PlainReadings:
                 passing &= found.is_taken
             taken.append((number, meter, found, passing))
         return [
-            _read(number, meter, values, np.flatnonzero(passing & ~odd))
+            _read(number, meter, values, np.flatnonzero(passing & ~odd), rows)
             for number, meter, values, passing in taken
         ], odd
 
@@ -140,19 +140,18 @@ class PlainReadings:
         return properties.added(name, may_be_missing=meter.on_missing == "skip")
 
 
-def _read(number: int, meter: Meter, values: _Values | None, rows: I64) -> Readings:
-    readings = _readings(rows, number)
+def _read(number: int, meter: Meter, values: _Values | None, at: I64, rows: I64) -> Readings:
+    counted = _counted(rows[at], number)
     if values is None:
-        return readings
-    texts = values.texts.select(rows)
+        return counted
+    texts = values.texts.select(at)
     if meter.aggregation.type is AggregationType.COUNT_UNIQUE:
-        return replace(readings, token=city_hash64(texts))
-    lo, hi = limbs(texts.column().cast(QUANTITY))
-    return replace(readings, lo=lo, hi=hi)
+        return Readings(counted.row, counted.meter, counted.lo, counted.hi, city_hash64(texts))
+    return Readings(counted.row, counted.meter, *plain_quantities(texts), counted.token)
 
 
-def _readings(rows: I64, number: int) -> Readings:
-    """Readings of nothing."""
+def _counted(rows: I64, number: int) -> Readings:
+    """Readings of a meter that only counts."""
     zeros = np.zeros(len(rows), np.uint64)
     meter = np.full(len(rows), number, np.uint16)
     return Readings(rows.astype(np.uint32), meter, zeros, zeros.view(np.int64), zeros)
