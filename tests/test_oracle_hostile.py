@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import pyarrow as pa
 import pytest
 
 from dataflows.workload import Workload, workload_catalog
 from operators.cityhash import city_hash64
 from operators.decode import DecodeConfig, decode_batch
 from operators.meter import Measure
+from operators.texts import Texts
 from schemas.catalog import load_catalog
 from schemas.events import RawBatch
 from schemas.money import EXACT
@@ -175,4 +175,4 @@ def test_the_flow_reads_hostile_payloads_as_the_oracle_does(seed: int) -> None:
 
 
 def token(unique: str | None) -> int:
-    return 0 if unique is None else int(city_hash64(pa.array([unique], pa.string()))[0])
+    return 0 if unique is None else int(city_hash64(Texts.of([unique.encode()]))[0])
