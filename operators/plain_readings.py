@@ -27,7 +27,7 @@ from operators.json_scan import (
     Members,
     scan,
 )
-from operators.plain_numbers import plain_numbers, plain_quantities
+from operators.plain_numbers import PLAIN_BYTES_MAX, plain_numbers, plain_quantities
 from operators.texts import Texts
 from schemas.meters import AggregationType, Meter
 from schemas.usage import I64, Mask, Readings
@@ -52,6 +52,15 @@ class _Properties:
         self._members = members
         self._compared: dict[int, _Values] = {}
 
+    def odd(self) -> Mask:
+        """Which objects are odd whoever asks: a long number or one within a list may be one that Python does
+        not read, and then no meter reads the event, even if its filters don't let it pass."""
+        members, kind = self._members, self._members.kind
+        is_long = (kind == NUMBER) & (members.end - members.start > PLAIN_BYTES_MAX)
+        is_odd = is_long | (kind == OBJECT) | (kind == LIST) | (kind == ESCAPED)
+        odd: Mask = ~members.is_read | is_odd.any(axis=0)
+        return odd
+
     def compared(self, name: int) -> _Values:
         """By their canonical texts (`schemas.meters.canonical_text`)."""
         if name not in self._compared:
@@ -61,19 +70,17 @@ class _Properties:
     def _compare(self, name: int) -> _Values:
         kind, texts = self._members.kind[name], self._members.texts(name)
         is_taken = (kind == TEXT) | (kind == TRUE) | (kind == FALSE)
-        is_odd, is_number = kind == ESCAPED, kind == NUMBER
-        if is_number.any():
-            _, is_integer = plain_numbers(texts)
-            is_taken |= is_number & is_integer
-            is_odd |= is_number & ~is_integer
-        return _Values(texts, is_taken, is_odd)
+        is_number = kind == NUMBER
+        if not is_number.any():
+            return _Values(texts, is_taken, is_number)
+        _, is_integer = plain_numbers(texts)
+        return _Values(texts, is_taken | (is_number & is_integer), is_number & ~is_integer)
 
     def hashed(self, name: int) -> _Values:
-        """As compared, for COUNT_UNIQUE, which refuses what has no one text."""
-        kind, values = self._members.kind[name], self.compared(name)
-        is_long = values.texts.sizes > UNIQUE_BYTES_MAX
-        is_odd = values.is_odd | (kind == OBJECT) | (kind == LIST) | (values.is_taken & is_long)
-        return _Values(values.texts, values.is_taken, is_odd)
+        """As compared, for COUNT_UNIQUE, which refuses what is too long."""
+        values = self.compared(name)
+        is_long = values.is_taken & (values.texts.sizes > UNIQUE_BYTES_MAX)
+        return _Values(values.texts, values.is_taken, values.is_odd | is_long)
 
     def added(self, name: int, *, may_be_missing: bool) -> _Values:
         """As numbers."""
@@ -100,7 +107,6 @@ class PlainReadings:
             ]
             for _, meter in meters
         ]
-
         self.read(Texts.of([]), np.empty(0, np.int64))  # compiled now, and not while the first event waits
 
     def read(self, objects: Texts, rows: I64) -> tuple[list[Readings], Mask]:
@@ -111,7 +117,8 @@ class PlainReadings:
         if not self._names:
             return [_counted(rows, number) for number, _ in self._meters], np.zeros(len(rows), np.bool_)
         members = scan(objects, self._wanted)
-        properties, odd = _Properties(members), ~members.is_read
+        properties = _Properties(members)
+        odd = properties.odd()
         taken: list[tuple[int, Meter, _Values | None, Mask]] = []
         for (number, meter), filters in zip(self._meters, self._filters, strict=True):
             passing = np.ones(len(rows), np.bool_)
