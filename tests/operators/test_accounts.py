@@ -88,3 +88,18 @@ def test_more_accounts_than_keys_can_tell_apart_stop_the_flow(monkeypatch: pytes
     number(known, [("a", "1"), ("a", "2"), ("a", "3")])
     with pytest.raises(OverflowError, match=r"over 3 customers .* more shards"):
         number(known, [("a", "1"), ("a", "4")])
+
+
+def test_accounts_of_one_shard_are_found_however_many_they_are() -> None:
+    """Their hashes have the lowest bits in common."""
+    hashes = np.arange(1, 5_001, dtype=np.uint64) << np.uint64(16)
+    names_ = pa.array([str(number) for number in range(len(hashes))])
+    batch = pa.record_batch({"tenant_id": names_, "external_customer_id": names_})
+    known = Accounts()
+    for end in (3, 100, 400, 5_000):
+        rows, part = np.arange(end), hashes[:end]
+        times, none, row = np.zeros(end, np.int64), np.zeros(end, np.uint64), rows.astype(np.uint32)
+        readings = Readings(row, np.zeros(end, np.uint16), none, times, none)
+        known.learn(Slice(batch, rows, part, part, times, times, readings, ()))
+        numbers = known.numbers(part).tolist()
+        assert [int(known.names[number][1]) for number in numbers] == rows.tolist()

@@ -31,7 +31,24 @@ NUMBERS = st.builds(
     st.sampled_from(["", "", "", "e3", "E-2", "e0"]),
 )
 OTHERS = st.sampled_from(
-    ["null", "true", "false", '"5"', '"-0.5"', '"+5.5"', '"05"', '""', '"e"', '"a\\n"', '"\u00fc"', "[1e3]"]
+    [
+        "null",
+        "true",
+        "false",
+        '"5"',
+        '"-0.5"',
+        '"+5.5"',
+        '"05"',
+        '"5."',
+        '".5"',
+        '"-"',
+        '"1e3"',
+        '""',
+        '"e"',
+        '"a\\n"',
+        '"\u00fc"',
+        "[1e3]",
+    ]
 )
 MORE = st.sampled_from(['{"e": 1}', "-0", "-0.0", '"true"', f'"{"u" * UNIQUE_BYTES_MAX}"', f'"{"u" * 1025}"'])
 VALUES = st.lists(NUMBERS | OTHERS | MORE, min_size=1, max_size=8)

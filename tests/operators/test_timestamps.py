@@ -69,6 +69,7 @@ def test_a_timestamp_is_floored_to_its_millisecond(local: datetime, offset_min: 
         ("2026-11-23T09:30:00+0200", INVALID_MS),
         ("2026-11-23T09:30:00+02", INVALID_MS),
         ("2026-11-23T09:30:00+24:00", INVALID_MS),
+        ("2026-11-23T09:30:00+01:60", INVALID_MS),
         ("2026-11-23T09:30:00.1234567890Z", INVALID_MS),
         ("2026-11-23T09:30:00.Z", INVALID_MS),
         ("2026-11-23", INVALID_MS),
