@@ -27,10 +27,10 @@ from operators.stored_accounts import AccountCodec
 from operators.tariff import Tariff
 from operators.usage_deltas import StoredDeltas, UsageDeltas
 from schemas.catalog import Catalog
-from schemas.usage import Mask, Watermark
+from schemas.usage import Watermark
 from schemas.wallets import WalletAlert
 
-FORMAT = 6
+FORMAT = 5
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -91,8 +91,7 @@ class Shelf:
         """How many of them the last snapshot has."""
         self._stored: list[Usage] = []
         """Usages that are new in snapshots of which nobody knows yet whether they are committed."""
-        self._unique: Mask = np.array([meter.id in self._tariff.unique for meter in catalog.meters], np.bool_)
-        self.buffer = ReadingBuffer(self.accounts, self._unique)
+        self.buffer = ReadingBuffer()
         self.recent = Cells()
         """Usage by minute that an account event may still move to another segment."""
         self.recent_log = CellLog(archive)
@@ -199,7 +198,7 @@ class Shelf:
         shelf.usage_watermark = Watermark(*found.usage_watermark)
         shelf.account_watermark = Watermark(*found.account_watermark)
         shelf.generation = found.generation
-        shelf.buffer = ReadingBuffer.restore(found.buffer, shelf.accounts, shelf._unique)
+        shelf.buffer = ReadingBuffer.restore(found.buffer)
         shelf._restore_recent(found)
         if found.fingerprint == catalog.fingerprint:
             shelf._codec = codec

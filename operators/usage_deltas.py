@@ -59,7 +59,7 @@ class UsageDeltas:
         key = _key(rows.account, is_unique.astype(np.int64), place)
         keep = place >= 0
         owner, found = tokens_of(np.flatnonzero(keep & is_unique), rows.start, rows.end, tokens)
-        sums = (key[keep], rows.events[keep], rows.lo[keep], rows.hi[keep])
+        sums = (key[keep], (rows.end - rows.start)[keep], rows.lo[keep], rows.hi[keep])
         self._cells.add_later(Added(*sums, key[owner], found))
 
     def settle(self, account: I64, place: I64, tokens: U64) -> None:

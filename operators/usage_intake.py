@@ -10,7 +10,7 @@ import numpy as np
 from operators.aggregate import first_of_runs
 from operators.archive import Archive
 from operators.bill_state import Shelf
-from operators.folds import METER_BITS, MINUTE_BITS, Folded, tokens_of, unpack
+from operators.folds import METER_BITS, MINUTE_BITS, Folded, fold, tokens_of, unpack
 from operators.movable import Movable
 from operators.usage_rows import UsageRows, by_meter, by_minute
 from schemas.catalog import Catalog
@@ -58,8 +58,9 @@ class UsageIntake:
         """Add what is buffered; the numbers of the accounts that it belongs to."""
         if not self.is_waiting:
             return []
-        folded, newest_ms = self._shelf.buffer.take()
-        numbers = self._note_readings(folded, newest_ms)
+        parts, append_ms = self._shelf.buffer.take()
+        folded = fold(parts, self._shelf.accounts)
+        numbers = self._note_readings(folded, append_ms[folded.order])
         settled = self._movable.settled_minute()
         rows = by_meter(folded, self._summed)
         place = self._add(rows, folded.tokens, settled)
@@ -73,11 +74,12 @@ class UsageIntake:
         self._movable.add(folded, unpack(folded.key)[2] >= settled)
         return numbers
 
-    def _note_readings(self, folded: Folded, newest_ms: I64) -> list[int]:
+    def _note_readings(self, folded: Folded, append_ms: I64) -> list[int]:
         """Note how many readings each account has, and how new they are."""
         account, _, _ = unpack(folded.key)
         first = first_of_runs(account)
-        newest_ms, owners = np.maximum.reduceat(newest_ms, first), account[first]
+        newest_ms = np.maximum.reduceat(append_ms, folded.starts[first])
+        owners = account[first]
         self._shelf.deltas.note_readings(owners, np.add.reduceat(folded.events, first), newest_ms)
         numbers: list[int] = owners.tolist()
         for number, at_ms in zip(numbers, newest_ms.tolist(), strict=True):
@@ -92,7 +94,7 @@ class UsageIntake:
         """
         ledgers, meters, note_usage = self._shelf.ledgers, self._meters, self._shelf.note_usage
         places: list[int] = []
-        for number, index, first, last, events, start, end, total in rows:
+        for number, index, first, last, start, end, total in rows:
             ledger, is_settled = ledgers[number], first < settled
             if first != last and (
                 is_settled != (last < settled)
@@ -101,7 +103,7 @@ class UsageIntake:
                 places.append(APART)
                 continue
             usage = ledger.add_usage(
-                meters[index], first * MINUTE_MS, events, total, tokens[start:end], is_settled=is_settled
+                meters[index], first * MINUTE_MS, end - start, total, tokens[start:end], is_settled=is_settled
             )
             places.append(NOWHERE if usage is None else usage.place)
             note_usage(number, ledger)

@@ -21,9 +21,9 @@ from operators.folds import MINUTE_BITS, Folded, unpack
 from schemas.money import EXACT
 from schemas.usage import I64, U64, Mask
 
-UsageRow: TypeAlias = tuple[int, int, int, int, int, int, int, Decimal]
-"""(account number, meter index, first minute, last minute, readings, start, end, total): the tokens are
-`folded.tokens[start:end]`."""
+UsageRow: TypeAlias = tuple[int, int, int, int, int, int, Decimal]
+"""(account number, meter index, first minute, last minute, start, end, total): the readings are
+`folded.order[start:end]`, and `folded.tokens[start:end]` theirs."""
 
 _DECIMALS = -12
 """Of a quantity's unit, as a power of ten (operators/aggregate.py)."""
@@ -37,14 +37,13 @@ class UsageRows:
     meter: I64
     first: I64
     last: I64
-    events: I64
     start: I64
     end: I64
     lo: U64
     hi: I64
 
     def __iter__(self) -> Iterator[UsageRow]:
-        columns = (self.account, self.meter, self.first, self.last, self.events, self.start, self.end)
+        columns = (self.account, self.meter, self.first, self.last, self.start, self.end)
         return zip(*(column.tolist() for column in columns), _totals(self.lo, self.hi), strict=True)
 
 
@@ -57,26 +56,24 @@ def by_meter(folded: Folded, summed: Mask) -> UsageRows:
     if len(first) == len(folded.key):
         return by_minute(folded, summed)
     last = np.append(first[1:], len(folded.key)) - 1
-    events, sums = np.add.reduceat(folded.events, first), sum_by_group(folded.lo, folded.hi, first)
-    return _rows(folded, (first, last), events, sums, summed)
+    lo, hi = sum_by_group(folded.lo, folded.hi, first)
+    return _rows(folded, (first, last), (lo, hi), summed)
 
 
 def by_minute(folded: Folded, summed: Mask) -> UsageRows:
     """A row for each account, meter and minute."""
     every = np.arange(len(folded.key))
-    return _rows(folded, (every, every), folded.events, (folded.lo, folded.hi), summed)
+    return _rows(folded, (every, every), (folded.lo, folded.hi), summed)
 
 
-def _rows(
-    folded: Folded, cells: tuple[I64, I64], events: I64, sums: tuple[U64, I64], summed: Mask
-) -> UsageRows:
+def _rows(folded: Folded, cells: tuple[I64, I64], sums: tuple[U64, I64], summed: Mask) -> UsageRows:
     first, last = cells
     account, meter, minute = unpack(folded.key[first])
     last_minute = minute if first is last else unpack(folded.key[last])[2]
     lo, hi = sums
     adds_up = summed[meter]
     bounds = (folded.starts[first], folded.ends[last])
-    return UsageRows(account, meter, minute, last_minute, events, *bounds, lo * adds_up, hi * adds_up)
+    return UsageRows(account, meter, minute, last_minute, *bounds, lo * adds_up, hi * adds_up)
 
 
 def _totals(lo: U64, hi: I64) -> list[Decimal]:

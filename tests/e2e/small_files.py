@@ -1,4 +1,4 @@
-"""`meterline` that cuts its state into small pieces, so that the seconds of a test have many of them.
+"""`meterline` that cuts its state into small files, so that the seconds of a test have many of them.
 
 python -m tests.e2e.small_files run --until-end
 """
@@ -6,13 +6,12 @@ python -m tests.e2e.small_files run --until-end
 from __future__ import annotations
 
 from dataflows.cli import main
-from operators import cell_log, id_log, reading_buffer
+from operators import cell_log, id_log
 
 __all__ = ["main"]
 
 id_log.RUN_IDS = 20
 cell_log.CELLS_MIN = 10
-reading_buffer.FRESH_MAX = 20
 
 if __name__ == "__main__":
     main()
