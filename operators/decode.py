@@ -103,10 +103,13 @@ def decode(step_id: str, up: Stream[RawBatch], config: DecodeConfig) -> DecodeOu
 
 def _fields(records: Sequence[Record], config: DecodeConfig) -> EventFields:
     fields = EventFields([record.value() or b"" for record in records], config.event_bytes_max)
+    by_tenant: dict[bytes, list[int]] = {}
     for row in np.flatnonzero(fields.column(Field.tenant_id).sizes == 0).tolist():
         tenant = tenant_of_header(records[row]) or config.default_tenant.encode()
+        by_tenant.setdefault(tenant, []).append(row)
+    for tenant, rows in by_tenant.items():
         if is_utf8(tenant):
-            fields.put(Field.tenant_id, row, tenant)
+            fields.put(Field.tenant_id, rows, tenant)
     return fields
 
 

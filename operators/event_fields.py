@@ -16,7 +16,7 @@ import numpy as np
 from operators.examine import CLOUD_NAMES, Event
 from operators.json_scan import ABSENT, ESCAPED, NULL, OBJECT, TEXT, Members, scan
 from operators.texts import Texts
-from schemas.usage import Mask
+from schemas.usage import I64, Mask
 
 
 class Field(IntEnum):
@@ -67,7 +67,6 @@ class EventFields:
         found = scan(objects, _WANTED)
         self._data = objects.data
         self._more: list[bytes] = []
-        self._places: dict[bytes, tuple[int, int]] = {}
         self._size = len(self._data)
         self.odd: Mask = ~found.is_read | (objects.sizes > bytes_max)
         """Which events are not read here: their fields are empty, or mean nothing."""
@@ -109,30 +108,28 @@ class EventFields:
         if is_escaped.any():
             for field, row in np.argwhere(is_escaped & ~self.odd).tolist():
                 self._unescape(Field(field), row)
-        for row in np.flatnonzero(is_missing[Field.properties]).tolist():
-            self.put(Field.properties, row, _NO_PROPERTIES)
+        if is_missing[Field.properties].any():
+            self.put(Field.properties, np.flatnonzero(is_missing[Field.properties]), _NO_PROPERTIES)
 
     def _unescape(self, field: Field, row: int) -> None:
         text = self._data[self._start[field, row] - 1 : self._end[field, row] + 1].tobytes()
         try:
-            self.put(field, row, _string(text).encode())
+            self.put(field, [row], _string(text).encode())
         except (msgspec.DecodeError, UnicodeEncodeError):  # half of a surrogate pair
             self.odd[row] = True
 
-    def put(self, field: Field, row: int, text: bytes) -> None:
-        """Let an event have this field."""
-        place = self._places.get(text)
-        if place is None:
-            place = self._places[text] = self._size, self._size + len(text)
-            self._more.append(text)
-            self._size += len(text)
-        self._start[field, row], self._end[field, row] = place
+    def put(self, field: Field, rows: I64 | list[int], text: bytes) -> None:
+        """Let events have this field."""
+        self._more.append(text)
+        self._start[field, rows] = self._size
+        self._size += len(text)
+        self._end[field, rows] = self._size
 
     def put_event(self, row: int, event: Event) -> None:
         """Let an event have the fields of one that was examined."""
         for field in Field:
             value = getattr(event, field.name)
-            self.put(field, row, bytes(value) if field is Field.properties else (value or "").encode())
+            self.put(field, [row], bytes(value) if field is Field.properties else (value or "").encode())
 
     def select(self, rows: Mask) -> None:
         """Forget all events but these."""
