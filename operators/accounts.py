@@ -50,30 +50,26 @@ class Accounts:
 
     def __init__(self, names: list[Account] | None = None, hashes: U64 | None = None) -> None:
         self.names: list[Account] = names or []
-        self._hashes: U64 = np.empty(0, np.uint64)
+        self.hashes: U64 = np.empty(0, np.uint64)
+        """Each account's, in the order of `names`."""
         self._columns = (pa.array([], pa.string()), pa.array([], pa.string()))
-        self._make(hashes if hashes is not None else self._hashes)
+        self._make(hashes if hashes is not None else self.hashes)
 
     def _make(self, hashes: U64) -> None:
         """Make the table of these accounts, with room for as many."""
         slots = max(SLOTS_MIN, 1 << (2 * len(hashes)).bit_length())
         self._slots: U64 = np.zeros(slots, np.uint64)
         self._numbers: I64 = np.full(slots, UNKNOWN, np.int64)
-        self._hashes = hashes[:0]
+        self.hashes = hashes[:0]
         self._number(hashes)
 
     def _number(self, hashes: U64) -> None:
         """Number accounts that are not here yet."""
-        _insert(self._slots, self._numbers, hashes, len(self._hashes))
-        self._hashes = np.concatenate((self._hashes, hashes))
+        _insert(self._slots, self._numbers, hashes, len(self.hashes))
+        self.hashes = np.concatenate((self.hashes, hashes))
 
     def __len__(self) -> int:
         return len(self.names)
-
-    @property
-    def hashes(self) -> U64:
-        """Each account's hash, in the order of `names`."""
-        return self._hashes
 
     def learn(self, piece: Slice) -> None:
         """Number the accounts of a slice's readings that are not known yet, from their events."""
@@ -95,9 +91,11 @@ class Accounts:
     def number_of(self, account_hash: int, name: Account) -> int:
         """One account's number, next if it is new."""
         hashes = np.array([account_hash], np.uint64)
-        if self._find(hashes)[0] == UNKNOWN:
+        number = int(self._find(hashes)[0])
+        if number == UNKNOWN:
+            number = len(self)
             self._extend([name], hashes)
-        return int(self._find(hashes)[0])
+        return number
 
     def columns(self, numbers: I64) -> tuple[pa.StringArray, pa.StringArray]:
         """(tenant_id, external_customer_id) of accounts, a row each."""
@@ -125,7 +123,7 @@ class Accounts:
             )
         self.names.extend(names)
         if 2 * len(self.names) > len(self._slots):
-            self._make(np.concatenate((self._hashes, hashes)))
+            self._make(np.concatenate((self.hashes, hashes)))
         else:
             self._number(hashes)
 

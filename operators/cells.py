@@ -16,10 +16,10 @@ import pyarrow as pa
 from operators.aggregate import add, locate
 from operators.folds import Added, Folded, sum_added, tokens_of, unpack
 from operators.hyperloglog import UniqueSketch
-from operators.levels import I32, Level
+from operators.levels import Level
 from operators.snapshot_format import StoredIntegers
 from operators.token_sets import TokenSets
-from schemas.usage import I64, U64, Mask
+from schemas.usage import I32, I64, U64, Mask
 
 SMALL = 2_048
 """Cells of a level that is cheaper to copy, 40 us, than to keep another beside it."""

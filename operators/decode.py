@@ -17,7 +17,6 @@ from itertools import chain, compress
 
 import bytewax.operators as op
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from bytewax.dataflow import Stream, operator
 
@@ -27,11 +26,9 @@ from operators.texts import Texts
 from operators.timestamps import INVALID_MS, TIMESTAMP_MS_MAX, Milliseconds, parse_timestamp, parse_timestamps
 from schemas.arrow import TIMESTAMP_MS, USAGE_EVENTS
 from schemas.events import EventBatch, RawBatch, Record, Reject
-from schemas.usage import I64, Mask
+from schemas.usage import I32, I64, Mask
 
 __all__ = ["DecodeConfig", "DecodeOut", "decode", "decode_batch"]
-
-I32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)

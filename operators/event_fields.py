@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from operators.examine import CLOUD_NAMES, Event
+from operators.examine import CLOUD_NAMES, NO_PROPERTIES, Event
 from operators.json_scan import ABSENT, ESCAPED, NULL, OBJECT, TEXT, Members, scan
 from operators.texts import Texts
 from schemas.usage import I64, Mask
@@ -41,7 +41,6 @@ _CLOUD_AT: Final = [_NAMES.index(name) for name in _CLOUD]
 _VERSION, _BINARY = map(_NAMES.index, (b"specversion", b"data_base64"))
 _WANTED: Final = Texts.of(_NAMES)
 _VERSIONS: Final = Texts.of([b"1.0"])
-_NO_PROPERTIES: Final = b"{}"
 
 _string = msgspec.json.Decoder(str).decode
 
@@ -109,7 +108,7 @@ class EventFields:
             for field, row in np.argwhere(is_escaped & ~self.odd).tolist():
                 self._unescape(Field(field), row)
         if is_missing[Field.properties].any():
-            self.put(Field.properties, np.flatnonzero(is_missing[Field.properties]), _NO_PROPERTIES)
+            self.put(Field.properties, np.flatnonzero(is_missing[Field.properties]), bytes(NO_PROPERTIES))
 
     def _unescape(self, field: Field, row: int) -> None:
         text = self._data[self._start[field, row] - 1 : self._end[field, row] + 1].tobytes()

@@ -48,7 +48,7 @@ class DecodeConfig:
 
 
 class Event(msgspec.Struct, gc=False):
-    """A usage event as it stands in JSON."""
+    """What a usage event says, under its native names."""
 
     id: str | None = None
     tenant_id: str | None = None
@@ -58,7 +58,6 @@ class Event(msgspec.Struct, gc=False):
     timestamp: str | None = None
     source: str | None = None
     properties: msgspec.Raw = NO_PROPERTIES
-    specversion: str | None = None
 
 
 CLOUD_NAMES: Final = {
@@ -68,20 +67,6 @@ CLOUD_NAMES: Final = {
     "properties": "data",
 }
 """A field's name in a CloudEvent; the others have the same name."""
-
-
-class CloudEvent(Event, gc=False):
-    """A usage event as a CloudEvent 1.0: the same fields under CloudEvents' names.
-
-    The tenant is the extension `tenantid` (CloudEvents' names are of a-z and 0-9), else `tenant_id`.
-    """
-
-    event_name: str | None = msgspec.field(default=None, name=CLOUD_NAMES["event_name"])
-    external_customer_id: str | None = msgspec.field(default=None, name=CLOUD_NAMES["external_customer_id"])
-    timestamp: str | None = msgspec.field(default=None, name=CLOUD_NAMES["timestamp"])
-    properties: msgspec.Raw = msgspec.field(default=NO_PROPERTIES, name=CLOUD_NAMES["properties"])
-    tenantid: str | None = None
-    data_base64: str | None = None
 
 
 class RefusedError(Exception):

@@ -12,10 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schemas.usage import I64, U64, Mask
+from schemas.usage import I32, I64, U64, Mask
 
 Column: TypeAlias = npt.NDArray[Any]
-I32: TypeAlias = npt.NDArray[np.int32]
 
 
 @dataclass(slots=True)

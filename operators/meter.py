@@ -12,7 +12,7 @@ be unreadable, as is an integer of over 4,300 characters: that costs its own eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import bytewax.operators as op
@@ -21,7 +21,7 @@ import pyarrow as pa
 from bytewax.dataflow import Stream, operator
 
 from operators.cityhash import city_hash64
-from operators.plain_readings import UNIQUE_BYTES_MAX, PlainReadings
+from operators.plain_readings import UNIQUE_BYTES_MAX, PlainReadings, counted
 from operators.properties import Properties, ValueColumn
 from operators.texts import Texts
 from schemas.events import REASONS, EventBatch, Reason, Reject
@@ -53,14 +53,14 @@ def _passing(meter: Meter, columns: Columns, count: int) -> I64:
     return np.flatnonzero(passing)
 
 
-def _read(meter: Meter, columns: Columns, at: I64) -> tuple[I64, Readings, list[_Refused]]:
+def _read(number: int, meter: Meter, columns: Columns, at: I64) -> tuple[Readings, list[_Refused]]:
     """Readings of the events at `at` (`row` counts positions), and the values that can't be read."""
     kind = meter.aggregation.type
     if kind is AggregationType.COUNT:
-        return at, _zeros(len(at)), []
+        return counted(at, number), []
     field = str(meter.aggregation.field)
     if kind is AggregationType.COUNT_UNIQUE:
-        return _read_tokens(meter.id, field, columns[field], at)
+        return _read_tokens(number, meter.id, field, columns[field], at)
     column = columns[field]
     refused = []
     if column.numbers.errors:
@@ -72,14 +72,13 @@ def _read(meter: Meter, columns: Columns, at: I64) -> tuple[I64, Readings, list[
                 detail = f"meter {meter.id}: properties.{field} = {shown}: {why}"
                 refused.append(_Refused(i, reasons[i], detail))
         at = at[~bad]
-    zeros = _zeros(len(at))
-    readings = Readings(zeros.row, zeros.meter, column.numbers.lo[at], column.numbers.hi[at], zeros.token)
-    return at, readings, refused
+    lo, hi = column.numbers.lo[at], column.numbers.hi[at]
+    return replace(counted(at, number), lo=lo, hi=hi), refused
 
 
 def _read_tokens(
-    meter_id: str, field: str, column: ValueColumn, at: I64
-) -> tuple[I64, Readings, list[_Refused]]:
+    number: int, meter_id: str, field: str, column: ValueColumn, at: I64
+) -> tuple[Readings, list[_Refused]]:
     texts = column.texts
     if len(at) < len(texts):
         texts = [texts[i] for i in at.tolist()]
@@ -100,15 +99,7 @@ def _read_tokens(
             )
             refused.append(_Refused(i, Reason.VALUE_TOO_LONG, detail))
         at, values = at[fits], values.select(fits)
-    zeros = _zeros(len(at))
-    return at, Readings(zeros.row, zeros.meter, zeros.lo, zeros.hi, city_hash64(values)), refused
-
-
-def _zeros(count: int) -> Readings:
-    zeros = np.zeros(count, np.uint64)
-    return Readings(
-        np.zeros(count, np.uint32), np.zeros(count, np.uint16), zeros, zeros.view(np.int64), zeros
-    )
+    return replace(counted(at, number), token=city_hash64(values)), refused
 
 
 def _shown(value: object) -> str:
@@ -140,12 +131,10 @@ class EventMeters:
             rows = np.delete(rows, [one.at for one in unreadable])
         parts = []
         for index, meter in self._meters:
-            at, readings, bad = _read(meter, columns, _passing(meter, columns, len(rows)))
+            readings, bad = _read(index, meter, columns, _passing(meter, columns, len(rows)))
             for why in bad:
                 refused.setdefault(int(rows[why.at]), why)
-            row = rows[at].astype(np.uint32)
-            number = np.full(len(row), index, np.uint16)
-            parts.append(Readings(row, number, readings.lo, readings.hi, readings.token))
+            parts.append(replace(readings, row=rows[readings.row].astype(np.uint32)))
         return parts
 
 

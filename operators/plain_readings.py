@@ -28,6 +28,7 @@ from operators.json_scan import (
     scan,
 )
 from operators.plain_numbers import PLAIN_BYTES_MAX, plain_numbers, plain_quantities
+from operators.properties import wanted
 from operators.texts import Texts
 from schemas.meters import AggregationType, Meter
 from schemas.usage import I64, Mask, Readings
@@ -50,7 +51,7 @@ class _Properties:
 
     def __init__(self, members: Members) -> None:
         self._members = members
-        self._compared: dict[int, _Values] = {}
+        self._numbers: dict[int, tuple[Mask, Mask]] = {}
 
     def odd(self) -> Mask:
         """Which objects are odd whoever asks: a long number or one within a list may be one that Python does
@@ -63,18 +64,19 @@ class _Properties:
 
     def compared(self, name: int) -> _Values:
         """By their canonical texts (`schemas.meters.canonical_text`)."""
-        if name not in self._compared:
-            self._compared[name] = self._compare(name)
-        return self._compared[name]
-
-    def _compare(self, name: int) -> _Values:
         kind, texts = self._members.kind[name], self._members.texts(name)
         is_taken = (kind == TEXT) | (kind == TRUE) | (kind == FALSE)
         is_number = kind == NUMBER
         if not is_number.any():
             return _Values(texts, is_taken, is_number)
-        _, is_integer = plain_numbers(texts)
+        _, is_integer = self._plain_numbers(name)
         return _Values(texts, is_taken | (is_number & is_integer), is_number & ~is_integer)
+
+    def _plain_numbers(self, name: int) -> tuple[Mask, Mask]:
+        """Looked for once, however many meters ask."""
+        if name not in self._numbers:
+            self._numbers[name] = plain_numbers(self._members.texts(name))
+        return self._numbers[name]
 
     def hashed(self, name: int) -> _Values:
         """As compared, for COUNT_UNIQUE, which refuses what is too long."""
@@ -85,7 +87,7 @@ class _Properties:
     def added(self, name: int, *, may_be_missing: bool) -> _Values:
         """As numbers."""
         kind, texts = self._members.kind[name], self._members.texts(name)
-        is_plain, _ = plain_numbers(texts)
+        is_plain, _ = self._plain_numbers(name)
         is_taken = is_plain & ((kind == NUMBER) | (kind == TEXT))
         is_missing = (kind == ABSENT) | (kind == NULL)
         return _Values(texts, is_taken, ~is_taken & ~is_missing if may_be_missing else ~is_taken)
@@ -96,9 +98,7 @@ class PlainReadings:
 
     def __init__(self, meters: Sequence[tuple[int, Meter]]) -> None:
         self._meters = meters
-        fields = [meter.aggregation.field for _, meter in meters if meter.aggregation.field is not None]
-        keys = [condition.key for _, meter in meters for condition in meter.filters]
-        self._names = {name: at for at, name in enumerate(sorted({*fields, *keys}))}
+        self._names = {name: at for at, name in enumerate(wanted(meter for _, meter in meters))}
         self._wanted = Texts.of([name.encode() for name in self._names])
         self._filters = [
             [
@@ -115,7 +115,7 @@ class PlainReadings:
         :arg rows: The events' rows in their batch.
         """
         if not self._names:
-            return [_counted(rows, number) for number, _ in self._meters], np.zeros(len(rows), np.bool_)
+            return [counted(rows, number) for number, _ in self._meters], np.zeros(len(rows), np.bool_)
         members = scan(objects, self._wanted)
         properties = _Properties(members)
         odd = properties.odd()
@@ -148,16 +148,16 @@ class PlainReadings:
 
 
 def _read(number: int, meter: Meter, values: _Values | None, at: I64, rows: I64) -> Readings:
-    counted = _counted(rows[at], number)
+    readings = counted(rows[at], number)
     if values is None:
-        return counted
+        return readings
     texts = values.texts.select(at)
     if meter.aggregation.type is AggregationType.COUNT_UNIQUE:
-        return Readings(counted.row, counted.meter, counted.lo, counted.hi, city_hash64(texts))
-    return Readings(counted.row, counted.meter, *plain_quantities(texts), counted.token)
+        return Readings(readings.row, readings.meter, readings.lo, readings.hi, city_hash64(texts))
+    return Readings(readings.row, readings.meter, *plain_quantities(texts), readings.token)
 
 
-def _counted(rows: I64, number: int) -> Readings:
+def counted(rows: I64, number: int) -> Readings:
     """Readings of a meter that only counts."""
     zeros = np.zeros(len(rows), np.uint64)
     meter = np.full(len(rows), number, np.uint16)

@@ -55,7 +55,7 @@ class Properties:
     """Reads the properties that `meters`, all of one event name, ask for."""
 
     def __init__(self, meters: Iterable[Meter]) -> None:
-        keys = sorted(_wanted(meters))
+        keys = wanted(meters)
         self._getters: dict[str, Callable[[Any], Any]]
         if any(map(_ESCAPED.search, keys)):
             self._getters = {key: methodcaller("get", key) for key in keys}
@@ -77,14 +77,14 @@ class Properties:
         return {key: ValueColumn(list(map(get, decoded))) for key, get in self._getters.items()}, unreadable
 
 
-def _wanted(meters: Iterable[Meter]) -> set[str]:
-    """The properties that are compared or added up."""
-    wanted: set[str] = set()
+def wanted(meters: Iterable[Meter]) -> list[str]:
+    """The properties that are compared or added up, each once."""
+    found: set[str] = set()
     for meter in meters:
-        wanted.update(condition.key for condition in meter.filters)
+        found.update(condition.key for condition in meter.filters)
         if meter.aggregation.field is not None:
-            wanted.add(meter.aggregation.field)
-    return wanted
+            found.add(meter.aggregation.field)
+    return sorted(found)
 
 
 def _decoder(names: dict[str, str]) -> Callable[[Any], Any]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from operators.compiled import compiled
-from schemas.usage import I64, Mask
+from schemas.usage import I32, I64, Mask
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -80,7 +80,7 @@ class Texts:
 
 
 @compiled
-def _gathered(data: Bytes, start: I64, end: I64) -> tuple[npt.NDArray[np.int32], Bytes]:
+def _gathered(data: Bytes, start: I64, end: I64) -> tuple[I32, Bytes]:
     """Arrow's offsets and bytes."""
     offsets = np.zeros(len(start) + 1, np.int32)
     for row in range(len(start)):
@@ -108,7 +108,7 @@ def _are(data: Bytes, start: I64, end: I64, values: Bytes, value_start: I64, val
 
 
 @compiled
-def _coded(data: Bytes, start: I64, end: I64) -> tuple[I64, npt.NDArray[np.int32]]:
+def _coded(data: Bytes, start: I64, end: I64) -> tuple[I64, I32]:
     """The rows of the different texts, and which of these each row is; no codes if they are too many."""
     firsts, codes, known = np.empty(CODES_MAX, np.int64), np.empty(len(start), np.int32), 0
     for row in range(len(start)):
