@@ -6,13 +6,11 @@ chance that any two meet is 3e-8. A shard has at most `ACCOUNTS_MAX` at a time; 
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-from operators.compiled import compiled
+from operators.numbering import UNKNOWN, Numbering
 from schemas.usage import I64, U64, Slice
 
 ACCOUNT_BITS = 24
@@ -20,11 +18,6 @@ ACCOUNTS_MAX = 1 << ACCOUNT_BITS
 
 FEW = 8
 """Rows whose names are read one by one, 2 us each, where taking any number takes 40 us."""
-
-SLOTS_MIN: Final = 256
-_SHARD_BITS: Final = np.uint64(16)
-UNKNOWN: Final = -1
-"""The number of no account."""
 
 Account = tuple[str, str]
 """(tenant_id, external_customer_id)"""
@@ -42,38 +35,24 @@ class StoredAccounts(msgspec.Struct, array_like=True):
 
 
 class Accounts:
-    """The accounts of one shard, in the order in which they were first seen.
-
-    They are found in a hash table with open addressing, at most half full. The hash of (tenant, customer)
-    says where to look, but not by its lowest bits, which a shard's accounts have in common: 10 ns a row.
-    """
+    """The accounts of one shard, in the order in which they were first seen."""
 
     def __init__(self, names: list[Account] | None = None, hashes: U64 | None = None) -> None:
         self.names: list[Account] = names or []
-        self.hashes: U64 = np.empty(0, np.uint64)
-        """Each account's, in the order of `names`."""
+        self._numbering = Numbering(hashes)
         self._columns = (pa.array([], pa.string()), pa.array([], pa.string()))
-        self._make(hashes if hashes is not None else self.hashes)
 
-    def _make(self, hashes: U64) -> None:
-        """Make the table of these accounts, with room for as many."""
-        slots = max(SLOTS_MIN, 1 << (2 * len(hashes)).bit_length())
-        self._slots: U64 = np.zeros(slots, np.uint64)
-        self._numbers: I64 = np.full(slots, UNKNOWN, np.int64)
-        self.hashes = hashes[:0]
-        self._number(hashes)
-
-    def _number(self, hashes: U64) -> None:
-        """Number accounts that are not here yet."""
-        _insert(self._slots, self._numbers, hashes, len(self.hashes))
-        self.hashes = np.concatenate((self.hashes, hashes))
+    @property
+    def hashes(self) -> U64:
+        """Each account's, in the order of `names`."""
+        return self._numbering.keys
 
     def __len__(self) -> int:
         return len(self.names)
 
     def learn(self, piece: Slice) -> None:
         """Number the accounts of a slice's readings that are not known yet, from their events."""
-        is_unknown = self._find(piece.account) == UNKNOWN
+        is_unknown = self._numbering.find(piece.account) == UNKNOWN
         if not is_unknown.any():
             return
         rows = piece.readings.row[is_unknown[piece.readings.row]]
@@ -81,17 +60,14 @@ class Accounts:
         if len(unknown):
             self._extend(_names(piece.events, piece.rows[rows[first]]), unknown)
 
-    def _find(self, hashes: U64) -> I64:
-        return _find(self._slots, self._numbers, hashes)
-
     def numbers(self, hashes: U64) -> U64:
         """The account number behind each hash, all of them known."""
-        return self._find(hashes).astype(np.uint64)
+        return self._numbering.find(hashes).astype(np.uint64)
 
     def number_of(self, account_hash: int, name: Account) -> int:
         """One account's number, next if it is new."""
         hashes = np.array([account_hash], np.uint64)
-        number = int(self._find(hashes)[0])
+        number = int(self._numbering.find(hashes)[0])
         if number == UNKNOWN:
             number = len(self)
             self._extend([name], hashes)
@@ -122,10 +98,7 @@ class Accounts:
                 f"a shard has over {ACCOUNTS_MAX} customers with open windows or bills: it takes more shards"
             )
         self.names.extend(names)
-        if 2 * len(self.names) > len(self._slots):
-            self._make(np.concatenate((self.hashes, hashes)))
-        else:
-            self._number(hashes)
+        self._numbering.add(hashes)
 
     def dump(self) -> StoredAccounts:
         """The accounts for a snapshot, as views: names as Python strings would take 0.1 us each."""
@@ -166,26 +139,3 @@ def _texts(column: pa.StringArray) -> tuple[memoryview, memoryview]:
         return memoryview(bytes(4)), memoryview(b"")
     offsets = np.frombuffer(ends, np.int32)[: len(column) + 1]
     return offsets.data, memoryview(texts)[: offsets[-1]]
-
-
-@compiled
-def _find(slots: U64, numbers: I64, hashes: U64) -> I64:
-    """The number of each account, or `UNKNOWN`."""
-    found, mask = np.empty(len(hashes), np.int64), len(slots) - 1
-    for row in range(len(hashes)):
-        at = np.int64(hashes[row] >> _SHARD_BITS) & mask
-        while numbers[at] != UNKNOWN and slots[at] != hashes[row]:
-            at = (at + 1) & mask
-        found[row] = numbers[at]
-    return found
-
-
-@compiled
-def _insert(slots: U64, numbers: I64, hashes: U64, first: int) -> None:
-    """Number accounts that are not there from `first` on."""
-    mask = len(slots) - 1
-    for row in range(len(hashes)):
-        at = np.int64(hashes[row] >> _SHARD_BITS) & mask
-        while numbers[at] != UNKNOWN:
-            at = (at + 1) & mask
-        slots[at], numbers[at] = hashes[row], first + row

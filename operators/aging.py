@@ -71,6 +71,16 @@ def reopen(ledger: Ledger, from_ms: int) -> None:
     state.begun_until_ms = min(state.begun_until_ms, from_ms)
 
 
+def has_old(state: AccountState, before_ms: int) -> bool:
+    """Whether `forget` may drop anything. It reads nothing that more usage changes."""
+    return (
+        next(iter(state.applied.values()), before_ms) < before_ms
+        or any(grant.is_expired and (grant.expires_ms or 0) < before_ms for grant in state.grants)
+        or any(invoice.settled_ms < before_ms for invoice in state.invoices)
+        or any(usage.plan_id and not usage.holds for usage in state.usages)
+    )
+
+
 def forget(ledger: Ledger, before_ms: int, usage_before_ms: int) -> bool:
     """Drop what is settled; whether anything changed.
 

@@ -50,13 +50,26 @@ class Balances:
         """Whether the sums are of this moment: made, and no credit expired since."""
         return self._from_ms <= now_ms < self._until_ms
 
+    @property
+    def holds_ms(self) -> tuple[int, int]:
+        """Of which moments the sums are: from when they were made until a credit expires."""
+        return self._from_ms, self._until_ms
+
+    def is_covered(self, usage: Usage) -> bool:
+        """Whether an invoice covers it."""
+        return bool(self._covered) and usage.is_covered(self._covered)
+
+    def is_covered_at(self, currency: str, start_ms: int, period_ms: int) -> bool:
+        """Whether an invoice covers usage of a segment."""
+        return (currency, period_ms) in self._covered or (currency, start_ms) in self._covered
+
     def forget(self) -> None:
         """The sums must be made anew."""
         self._from_ms, self._until_ms = END_MS, BEGINNING_MS
 
     def change(self, usage: Usage, before: Decimal) -> None:
         """A usage was priced: take its amount of before out, put that of now in."""
-        if self._covered and usage.is_covered(self._covered):
+        if self.is_covered(usage):
             return
         used = self._used.get(usage.currency)
         if used is not None:

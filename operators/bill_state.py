@@ -22,6 +22,7 @@ from operators.cells import Cells
 from operators.folds import pack, unpack
 from operators.ledger import Ledger
 from operators.reading_buffer import ReadingBuffer, StoredReadings
+from operators.running_usage import RunningUsage
 from operators.snapshot_format import check_format
 from operators.stored_accounts import AccountCodec
 from operators.tariff import Tariff
@@ -76,6 +77,8 @@ class Shelf:
         self.accounts = Accounts()
         self.ledgers: list[Ledger] = []
         self._tariff = Tariff(catalog)
+        self.running = RunningUsage(catalog)
+        """Usage that is ahead of `ledgers`."""
         self._codec = AccountCodec(meter.id for meter in catalog.meters)
         self._encoded: list[bytes] = []
         self._changed: set[int] = set()
@@ -111,13 +114,19 @@ class Shelf:
             self.ledgers.append(Ledger(self.catalog, AccountState(tenant, customer), self._tariff))
             self._encoded.append(b"")
 
-    def changed(self, number: int) -> Ledger:
-        """The ledger, about to be changed."""
-        self._changed.add(number)
+    def ledger(self, number: int) -> Ledger:
+        """The ledger, with all of its usage."""
+        if number in self.running:
+            self.running.give_back([number])
         return self.ledgers[number]
 
-    def changed_all(self, numbers: Iterable[int]) -> None:
-        """As `changed`, of many."""
+    def changed(self, number: int) -> Ledger:
+        """The ledger with all of its usage, about to be changed."""
+        self._changed.add(number)
+        return self.ledger(number)
+
+    def note_changed(self, numbers: Iterable[int]) -> None:
+        """Something other than usage changed, or usage that `deltas` do not have."""
         self._changed.update(numbers)
 
     def note_usage(self, number: int, ledger: Ledger) -> None:
@@ -128,7 +137,10 @@ class Shelf:
     def note_sent(self, usages: list[tuple[int, Usage]]) -> None:
         """Charges of these accounts' usages were sent."""
         if usages:
-            self.deltas.note_sent(usages, self._tariff.unique)
+            account = np.array([number for number, _ in usages], np.int64)
+            place = np.array([usage.place for _, usage in usages], np.int64)
+            is_unique = np.array([usage.meter_id in self._tariff.unique for _, usage in usages], np.bool_)
+            self.deltas.note_sent(account, place, is_unique)
 
     def take_alerts(self, *, everything: bool) -> list[WalletAlert]:
         """Alerts to send: those that a commit has, or all."""
@@ -147,6 +159,7 @@ class Shelf:
     def dump(self) -> bytes:
         """The state as immutable bytes."""
         self.note_commit()  # an epoch ends after the one before is committed
+        self.running.copy_back(self._changed)
         for number in self._changed:
             ledger = self.ledgers[number]
             self._stored += [usage for usage in ledger.state.usages if not usage.is_stored]

@@ -22,11 +22,14 @@ import pyarrow as pa
 
 from operators.account_events import ImpossibleError, apply, is_subscription
 from operators.account_state import DAY_MS, KEPT_MS, Usage
-from operators.aging import begin_standing, expire, forget, next_expiry_ms, next_standing_ms
+from operators.aging import begin_standing, expire, forget, has_old, next_expiry_ms, next_standing_ms
 from operators.bill_state import Shelf
 from operators.charges import MOVES_BITS, READINGS_BITS, UnsentCharge, charge_rows, charge_version
+from operators.ledger import Ledger
 from operators.movable import Movable
 from operators.reading_buffer import READINGS_MAX
+from operators.running_account import Running, running_of
+from operators.running_charges import running_charge_rows
 from operators.schedule import Schedule
 from operators.thresholds import judge
 from operators.usage_intake import UsageIntake
@@ -146,32 +149,32 @@ class Bills:
         self.fold()
         self._expire(now_ms)
         rows: list[WalletRow] = []
-        shift = self.shelf.generation << GENERATION_SHIFT
-        for number in sorted(self._touched):
-            ledger = self.shelf.ledgers[number]
-            state = ledger.state
-            sent = [
-                WalletRow(
-                    tenant_id=state.tenant_id,
-                    external_customer_id=state.customer_id,
-                    currency=wallet.currency,
-                    balance=wallet.balance,
-                    unpaid_invoices=wallet.unpaid_invoices,
-                    usage=wallet.usage,
-                    available=wallet.available,
-                    version=shift | (state.inputs + state.transitions),
-                    as_of_ms=state.as_of_ms,
-                )
-                for wallet in ledger.wallets(now_ms)
-            ]
+        shelf, numbers = self.shelf, sorted(self._touched)
+        generation = shelf.generation << GENERATION_SHIFT
+        shelf.running.price()
+        running: list[Running] = []
+        for number, row in zip(numbers, shelf.running.wallets(numbers, now_ms, generation), strict=True):
+            if row is not None:
+                sent = [row]
+            else:
+                ledger = shelf.ledger(number)
+                sent = _wallet_rows(ledger, now_ms, generation)
+                if (account := running_of(number, ledger)) is not None:
+                    running.append(account)
             rows.extend(sent)
-            if self._has_thresholds or state.thresholds:
-                levels = dict(state.judged)
-                self.shelf.alerts.extend(judge(ledger, sent, now_ms))
-                if state.judged != levels:
-                    self.shelf.changed(number)
+            self._judge(number, sent, now_ms)
+        shelf.running.take_up(running)
         self._touched.clear()
         return rows
+
+    def _judge(self, number: int, sent: list[WalletRow], now_ms: int) -> None:
+        ledger = self.shelf.ledgers[number]
+        state = ledger.state
+        if self._has_thresholds or state.thresholds:
+            levels = dict(state.judged)
+            self.shelf.alerts.extend(judge(ledger, sent, now_ms))
+            if state.judged != levels:
+                self.shelf.note_changed([number])
 
     def alerts(self, *, is_last: bool = False) -> list[WalletAlert]:
         """The alerts that may be sent now; they are not kept.
@@ -189,22 +192,29 @@ class Bills:
         :arg is_last: Those of no snapshot yet as well: what follows is one.
         """
         self.fold()
-        unsent: list[UnsentCharge] = []
-        waiting: set[int] = set()
+        shelf = self.shelf
+        shelf.running.price()
+        running = shelf.running.take_unsent(is_last=is_last)
+        shelf.deltas.note_sent(running.account, running.place, running.is_unique)
+        found: list[UnsentCharge] = []
         sent: list[tuple[int, Usage]] = []
-        for number in sorted(self.shelf.unsent):
-            ledger = self.shelf.ledgers[number]
+        generation = shelf.generation << CHARGE_GENERATION_SHIFT
+        for number in sorted(shelf.unsent):
+            ledger = shelf.ledgers[number]
             for usage in ledger.take_unsent(is_last=is_last):
                 sent.append((number, usage))
-                version = self.shelf.generation << CHARGE_GENERATION_SHIFT | charge_version(ledger, usage)
-                unsent.append(UnsentCharge(ledger, usage, version))
-            if ledger.unsent:
-                waiting.add(number)
-        self.shelf.unsent = waiting
-        self.shelf.note_sent(sent)
+                found.append(UnsentCharge(ledger, usage, generation | charge_version(ledger, usage)))
+        shelf.note_sent(sent)
+        shelf.unsent = {number for number in shelf.unsent if shelf.ledgers[number].unsent}
+        shelf.unsent.update(shelf.running.unsent())
         self._movable.settle()
         self._forget()
-        return charge_rows(unsent)
+        batches = [
+            charge_rows(found),
+            running_charge_rows(running, shelf.running.prices, generation, shelf.accounts),
+        ]
+        rows = [batch for batch in batches if batch is not None]
+        return pa.Table.from_batches(rows).combine_chunks().to_batches()[0] if rows else None
 
     def dump(self) -> bytes:
         """The state as immutable bytes."""
@@ -235,10 +245,31 @@ class Bills:
     def _forget(self) -> None:
         """Look through a few accounts for what is settled."""
         self._begin_standing()
-        passed_ms, ledgers = self.shelf.passed_ms, self.shelf.ledgers
+        shelf, passed_ms = self.shelf, self.shelf.passed_ms
         before_ms = passed_ms - KEPT_MS
         usage_before_ms = min(before_ms, passed_ms - self._config.event_age_max_ms - DAY_MS)
-        for _ in range(min(SWEEP, len(ledgers))):
-            self._swept = (self._swept + 1) % len(ledgers)
-            if forget(ledgers[self._swept], before_ms, usage_before_ms):
-                self.shelf.changed(self._swept)
+        for _ in range(min(SWEEP, len(shelf.ledgers))):
+            self._swept = number = (self._swept + 1) % len(shelf.ledgers)
+            ledger = shelf.ledgers[number]
+            if has_old(ledger.state, before_ms):
+                ledger = shelf.ledger(number)
+            if forget(ledger, before_ms, usage_before_ms):
+                shelf.note_changed([number])
+
+
+def _wallet_rows(ledger: Ledger, now_ms: int, generation: int) -> list[WalletRow]:
+    state = ledger.state
+    return [
+        WalletRow(
+            tenant_id=state.tenant_id,
+            external_customer_id=state.customer_id,
+            currency=wallet.currency,
+            balance=wallet.balance,
+            unpaid_invoices=wallet.unpaid_invoices,
+            usage=wallet.usage,
+            available=wallet.available,
+            version=generation | (state.inputs + state.transitions),
+            as_of_ms=state.as_of_ms,
+        )
+        for wallet in ledger.wallets(now_ms)
+    ]

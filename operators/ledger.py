@@ -38,12 +38,12 @@ class Ledger:
     """
 
     __slots__ = (
-        "_balances",
-        "_current",
         "_here",
-        "_stale",
+        "balances",
         "catalog",
+        "current",
         "has_changed",
+        "stale",
         "state",
         "tariff",
         "timeline",
@@ -59,12 +59,13 @@ class Ledger:
         self.usages = {usage.key: usage for usage in state.usages}
         self.has_changed = False
         """Usage brought more than itself: others that are new, or have another price now."""
-        self._current: Segment | None = None
+        self.current: Segment | None = None
+        """The segment that was asked for last."""
         self._here: dict[str, Usage] = {}
         """Usages of the current segment, by meter: those that were asked for."""
-        self._balances = Balances()
+        self.balances = Balances()
         # Usages with these marks, so that nobody looks through all; one without may still be among them.
-        self._stale = [usage for usage in state.usages if usage.is_stale]
+        self.stale = [usage for usage in state.usages if usage.is_stale]
         self.unsent = [usage for usage in state.usages if usage.is_unsent]
 
     def add_usage(
@@ -75,7 +76,6 @@ class Ledger:
         :arg at_ms: Start of a minute of it.
         :arg is_settled: No account event can change any more which segment the minute belongs to.
         """
-        self.state.inputs += events
         segment, meter_id = self.segment_at(at_ms), meter.id
         if segment is None:
             return None
@@ -146,7 +146,7 @@ class Ledger:
     def _outdate(self, usage: Usage) -> None:
         if not usage.is_stale:
             usage.is_stale = True
-            self._stale.append(usage)
+            self.stale.append(usage)
         if not usage.is_unsent:
             usage.is_unsent = True
             self.unsent.append(usage)
@@ -157,10 +157,10 @@ class Ledger:
 
     def segment_at(self, at_ms: int) -> Segment | None:
         """As `Timeline.segment_at`; the last one asked for is remembered."""
-        current = self._current
+        current = self.current
         if current is None or not current.start_ms <= at_ms < current.end_ms:
             current, self._here = self.timeline.segment_at(at_ms), {}
-            self._current = current
+            self.current = current
             if current is not None:
                 self.begin(current)
         return current
@@ -174,7 +174,7 @@ class Ledger:
         """The timeline changed from a moment on: usages get their segment's new bounds, adjustments their
         segment. A usage whose segment is gone costs nothing. What was over by then stays as it is, whatever
         another catalog would make of it."""
-        self._current = None
+        self.current = None
         for usage in [one for one in self.usages.values() if one.end_ms > from_ms]:
             segment = self.timeline.segment_at(usage.start_ms)
             if segment is not None and segment.key == usage.key[:2]:
@@ -217,9 +217,9 @@ class Ledger:
             self.usages[usage.key] = usage
             self.state.usages.append(usage)
             self.has_changed = True
-            self._stale.append(usage)
+            self.stale.append(usage)
             self.unsent.append(usage)
-            self._balances.forget()  # it may be the first in its currency
+            self.balances.forget()  # it may be the first in its currency
         return usage
 
     def quantity(self, usage: Usage) -> Decimal:
@@ -273,9 +273,9 @@ class Ledger:
 
     def rebuild(self) -> None:
         """The state was changed from outside, other than by this ledger's methods: sum everything anew."""
-        self._balances.forget()
-        self._current = None
-        self._stale = [usage for usage in self.state.usages if usage.is_stale]
+        self.balances.forget()
+        self.current = None
+        self.stale = [usage for usage in self.state.usages if usage.is_stale]
         self.unsent = [usage for usage in self.state.usages if usage.is_unsent]
 
     def take_unsent(self, *, is_last: bool) -> list[Usage]:
@@ -299,14 +299,14 @@ class Ledger:
             usage.amount = round_money(usage.amount_unrounded, usage.currency)
         usage.is_stale = False
         if usage.amount != before:
-            self._balances.change(usage, before)
+            self.balances.change(usage, before)
 
     def wallets(self, now_ms: int) -> Iterable[Wallet]:
         """One wallet for every currency that the account has seen, by currency."""
-        for usage in self._stale:
+        for usage in self.stale:
             if usage.is_stale:
                 self.price(usage)
-        self._stale.clear()
-        if not self._balances.hold_at(now_ms):
-            self._balances.make(self.state, self.usages.values(), now_ms)
-        return self._balances.wallets()
+        self.stale.clear()
+        if not self.balances.hold_at(now_ms):
+            self.balances.make(self.state, self.usages.values(), now_ms)
+        return self.balances.wallets()

@@ -113,12 +113,15 @@ class Movable:
         account, place = account[rows], np.full(len(rows), -1)
         columns = (recent.key[rows], account, meter[rows], minute[rows] * MINUTE_MS)
         for row, (key, number, index, at_ms) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-            ledger = self._shelf.ledgers[number]
+            ledger = self._shelf.ledgers[number]  # which has the settled values also of usage that runs
+            usages = len(ledger.usages)
             usage = ledger.settle_uniques(self._meters[index], at_ms, recent.uniques(key))
+            if len(ledger.usages) > usages:  # another segment or meter: its wallet is to be made anew
+                self._shelf.ledger(number)
             place[row] = -1 if usage is None else usage.place
             self._shelf.note_usage(number, ledger)
         counts, tokens = recent.distinct(rows)
-        self._shelf.changed_all(account[counts < 0].tolist())
+        self._shelf.note_changed(account[counts < 0].tolist())
         owner = np.repeat(np.arange(len(rows)), np.maximum(counts, 0))
         known = place[owner] >= 0
         self._shelf.deltas.settle(account[owner][known], place[owner][known], tokens[known])

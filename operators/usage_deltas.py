@@ -10,12 +10,12 @@ in `AccountState.usages`. Its `dirty` says that the usage's charge is to be sent
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
 
-from operators.account_state import AccountState, Usage
+from operators.account_state import AccountState
 from operators.aggregate import to_decimals
 from operators.cells import Cells, StoredCells
 from operators.folds import Added, pack, tokens_of, unpack
@@ -79,12 +79,9 @@ class UsageDeltas:
         self._inputs[account] += readings
         self._as_of_ms[account] = np.maximum(self._as_of_ms[account], newest_ms)
 
-    def note_sent(self, usages: Sequence[tuple[int, Usage]], unique: Container[str]) -> None:
+    def note_sent(self, account: I64, place: I64, is_unique: Mask) -> None:
         """Note that charges of these accounts' usages were sent."""
-        account = np.array([number for number, _ in usages], np.int64)
-        kind = np.array([UNIQUES if usage.meter_id in unique else NUMBERS for _, usage in usages], np.int64)
-        place = np.array([usage.place for _, usage in usages], np.int64)
-        key, none = _key(account, kind, place), np.zeros(len(usages), np.int64)
+        key, none = _key(account, is_unique.astype(np.int64), place), np.zeros(len(account), np.int64)
         no_tokens = np.empty(0, np.uint64)
         self._cells.add_later(
             Added(key, none, none.view(np.uint64), none, no_tokens, no_tokens)

@@ -1,6 +1,6 @@
 """Readings of a shard on their way into its ledgers: buffered, summed, and added a row a meter.
 
-Slices -> `UsageIntake` -> ledgers (`Ledger.add_usage`), `Shelf.deltas`, `Movable`.
+Slices -> `UsageIntake` -> `Shelf.running` or ledgers (`Ledger.add_usage`), `Shelf.deltas`, `Movable`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from operators.archive import Archive
 from operators.bill_state import Shelf
 from operators.folds import METER_BITS, MINUTE_BITS, Folded, fold, tokens_of, unpack
 from operators.movable import Movable
+from operators.running_usage import ELSEWHERE
 from operators.usage_rows import UsageRows, by_meter, by_minute
 from schemas.catalog import Catalog
 from schemas.meters import AggregationType
 from schemas.usage import I64, MINUTE_MS, U64, Mask, Slice
 
-NOWHERE, APART = -1, -2
+NOWHERE, APART = -1, -3
 """Usage of no segment; a row whose minutes are to be added one by one."""
 
 
@@ -66,7 +67,7 @@ class UsageIntake:
         place = self._add(rows, folded.tokens, settled)
         apart = np.flatnonzero(place == APART)
         if len(apart):
-            self._shelf.changed_all(rows.account[apart].tolist())
+            self._shelf.note_changed(rows.account[apart].tolist())
             keys = rows.account[apart] << METER_BITS | rows.meter[apart]
             rest = folded.select(np.isin(folded.key >> np.uint64(MINUTE_BITS), keys.astype(np.uint64)))
             self._add(by_minute(rest, self._summed), rest.tokens, settled)
@@ -79,11 +80,12 @@ class UsageIntake:
         account, _, _ = unpack(folded.key)
         first = first_of_runs(account)
         newest_ms = np.maximum.reduceat(append_ms, folded.starts[first])
-        owners = account[first]
-        self._shelf.deltas.note_readings(owners, np.add.reduceat(folded.events, first), newest_ms)
+        owners, readings = account[first], np.add.reduceat(folded.events, first)
+        self._shelf.deltas.note_readings(owners, readings, newest_ms)
         numbers: list[int] = owners.tolist()
-        for number, at_ms in zip(numbers, newest_ms.tolist(), strict=True):
+        for number, count, at_ms in zip(numbers, readings.tolist(), newest_ms.tolist(), strict=True):
             state = self._shelf.ledgers[number].state
+            state.inputs += count
             state.as_of_ms = max(state.as_of_ms, at_ms)
         return numbers
 
@@ -92,6 +94,14 @@ class UsageIntake:
 
         :arg settled: Minutes before this one are in their segment for good.
         """
+        place, begun = self._shelf.running.add(rows, tokens, settled)
+        self._shelf.note_changed(begun)
+        rest = np.flatnonzero(place == ELSEWHERE)
+        self._shelf.running.give_back(rows.account[rest].tolist())
+        place[rest] = self._add_to_ledgers(rows.at(rest), tokens, settled)
+        return place
+
+    def _add_to_ledgers(self, rows: UsageRows, tokens: U64, settled: int) -> list[int]:
         ledgers, meters, note_usage = self._shelf.ledgers, self._meters, self._shelf.note_usage
         places: list[int] = []
         for number, index, first, last, start, end, total in rows:
@@ -107,7 +117,7 @@ class UsageIntake:
             )
             places.append(NOWHERE if usage is None else usage.place)
             note_usage(number, ledger)
-        return np.array(places, np.int64)
+        return places
 
     def _note_deltas(self, rows: UsageRows, place: I64, tokens: U64, settled: int) -> None:
         self._shelf.deltas.add(rows, place, self._unique, tokens)

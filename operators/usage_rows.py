@@ -46,6 +46,19 @@ class UsageRows:
         columns = (self.account, self.meter, self.first, self.last, self.start, self.end)
         return zip(*(column.tolist() for column in columns), _totals(self.lo, self.hi), strict=True)
 
+    def at(self, rows: I64) -> UsageRows:
+        """Some of the rows."""
+        return UsageRows(
+            self.account[rows],
+            self.meter[rows],
+            self.first[rows],
+            self.last[rows],
+            self.start[rows],
+            self.end[rows],
+            self.lo[rows],
+            self.hi[rows],
+        )
+
 
 def by_meter(folded: Folded, summed: Mask) -> UsageRows:
     """A row for each account and meter.

@@ -55,7 +55,8 @@ def ledgers_of(pipeline: Pipeline) -> list[Ledger]:
     found = []
     for _, _, bill in pipeline._shard.values():
         bill._bills.fold()
-        found += bill._bills.shelf.ledgers
+        shelf = bill._bills.shelf
+        found += [shelf.ledger(number) for number in range(len(shelf.ledgers))]
     return found
 
 

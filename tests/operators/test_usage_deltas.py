@@ -68,8 +68,9 @@ def is_restored_whole(pipeline: Pipeline) -> None:
 
 def plain(shelf: Shelf, now_ms: int) -> list[Any]:
     """All that is known of the accounts, priced; but not what is known of commits."""
-    wallets = [list(ledger.wallets(now_ms)) for ledger in shelf.ledgers]
-    states = [structs.replace(ledger.state, usages=[]) for ledger in shelf.ledgers]
+    ledgers = [shelf.ledger(number) for number in range(len(shelf.ledgers))]
+    wallets = [list(ledger.wallets(now_ms)) for ledger in ledgers]
+    states = [structs.replace(ledger.state, usages=[]) for ledger in ledgers]
     usages = [
         [
             (
@@ -78,9 +79,7 @@ def plain(shelf: Shelf, now_ms: int) -> list[Any]:
             )
             for usage in ledger.state.usages
         ]
-        for ledger in shelf.ledgers
+        for ledger in ledgers
     ]
-    unsent = [
-        [usage.place for usage in ledger.usages.values() if usage.is_unsent] for ledger in shelf.ledgers
-    ]
+    unsent = [[usage.place for usage in ledger.usages.values() if usage.is_unsent] for ledger in ledgers]
     return [wallets, states, usages, unsent, sorted(shelf.unsent), shelf.alerts]
