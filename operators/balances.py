@@ -55,10 +55,6 @@ class Balances:
         """Of which moments the sums are: from when they were made until a credit expires."""
         return self._from_ms, self._until_ms
 
-    def is_covered(self, usage: Usage) -> bool:
-        """Whether an invoice covers it."""
-        return bool(self._covered) and usage.is_covered(self._covered)
-
     def is_covered_at(self, currency: str, start_ms: int, period_ms: int) -> bool:
         """Whether an invoice covers usage of a segment."""
         return (currency, period_ms) in self._covered or (currency, start_ms) in self._covered
@@ -69,7 +65,7 @@ class Balances:
 
     def change(self, usage: Usage, before: Decimal) -> None:
         """A usage was priced: take its amount of before out, put that of now in."""
-        if self.is_covered(usage):
+        if self._covered and usage.is_covered(self._covered):
             return
         used = self._used.get(usage.currency)
         if used is not None:

@@ -31,7 +31,7 @@ from schemas.catalog import Catalog
 from schemas.usage import Watermark
 from schemas.wallets import WalletAlert
 
-FORMAT = 5
+FORMAT = 6
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -77,7 +77,7 @@ class Shelf:
         self.accounts = Accounts()
         self.ledgers: list[Ledger] = []
         self._tariff = Tariff(catalog)
-        self.running = RunningUsage(catalog)
+        self.running = RunningUsage(catalog, self.ledgers)
         """Usage that is ahead of `ledgers`."""
         self._codec = AccountCodec(meter.id for meter in catalog.meters)
         self._encoded: list[bytes] = []
@@ -92,6 +92,8 @@ class Shelf:
         """How many of them a commit has."""
         self._stored_alerts = 0
         """How many of them the last snapshot has."""
+        self._begun: list[Usage] = []
+        """Usages of `deltas` that are in no snapshot yet."""
         self._stored: list[Usage] = []
         """Usages that are new in snapshots of which nobody knows yet whether they are committed."""
         self.buffer = ReadingBuffer()
@@ -110,9 +112,9 @@ class Shelf:
     def open(self) -> None:
         """Begin a ledger for every account that was numbered since the last call."""
         for tenant, customer in self.accounts.names[len(self.ledgers) :]:
-            self._changed.add(len(self.ledgers))
-            self.ledgers.append(Ledger(self.catalog, AccountState(tenant, customer), self._tariff))
-            self._encoded.append(b"")
+            state = AccountState(tenant, customer)
+            self._encoded.append(self._codec.encode(state))
+            self.ledgers.append(Ledger(self.catalog, state, self._tariff))
 
     def ledger(self, number: int) -> Ledger:
         """The ledger, with all of its usage."""
@@ -123,11 +125,18 @@ class Shelf:
     def changed(self, number: int) -> Ledger:
         """The ledger with all of its usage, about to be changed."""
         self._changed.add(number)
+        self.running.reconsider(number)
         return self.ledger(number)
 
     def note_changed(self, numbers: Iterable[int]) -> None:
         """Something other than usage changed, or usage that `deltas` do not have."""
         self._changed.update(numbers)
+
+    def note_begun(self, begun: list[tuple[int, Usage]]) -> None:
+        """These usages are new in their accounts, in which nothing else changed."""
+        if begun:
+            self._begun += [usage for _, usage in begun]
+            self.deltas.begin(begun, self._codec)
 
     def note_usage(self, number: int, ledger: Ledger) -> None:
         """Usage was added to the ledger, and goes into `deltas`."""
@@ -159,6 +168,8 @@ class Shelf:
     def dump(self) -> bytes:
         """The state as immutable bytes."""
         self.note_commit()  # an epoch ends after the one before is committed
+        self._stored += self._begun
+        self._begun = []
         self.running.copy_back(self._changed)
         for number in self._changed:
             ledger = self.ledgers[number]
@@ -201,10 +212,10 @@ class Shelf:
         codec = AccountCodec(found.account_meters)
         states = codec.decode(shelf._encoded)
         shelf.deltas = UsageDeltas.restore(found.deltas)
-        shelf.deltas.apply(states)
+        shelf.deltas.apply(states, found.account_meters)
         names = [(state.tenant_id, state.customer_id) for state in states]
         shelf.accounts = Accounts(names, np.frombuffer(found.account_hashes, np.uint64))
-        shelf.ledgers = [Ledger(catalog, state, shelf._tariff) for state in states]
+        shelf.ledgers += [Ledger(catalog, state, shelf._tariff) for state in states]
         shelf.unsent = set(found.unsent)
         shelf.alerts = found.alerts
         shelf.committed_alerts = shelf._stored_alerts = len(found.alerts)

@@ -28,7 +28,6 @@ from operators.charges import MOVES_BITS, READINGS_BITS, UnsentCharge, charge_ro
 from operators.ledger import Ledger
 from operators.movable import Movable
 from operators.reading_buffer import READINGS_MAX
-from operators.running_account import Running, running_of
 from operators.running_charges import running_charge_rows
 from operators.schedule import Schedule
 from operators.thresholds import judge
@@ -152,18 +151,10 @@ class Bills:
         shelf, numbers = self.shelf, sorted(self._touched)
         generation = shelf.generation << GENERATION_SHIFT
         shelf.running.price()
-        running: list[Running] = []
         for number, row in zip(numbers, shelf.running.wallets(numbers, now_ms, generation), strict=True):
-            if row is not None:
-                sent = [row]
-            else:
-                ledger = shelf.ledger(number)
-                sent = _wallet_rows(ledger, now_ms, generation)
-                if (account := running_of(number, ledger)) is not None:
-                    running.append(account)
+            sent = [row] if row is not None else _wallet_rows(shelf.ledgers[number], now_ms, generation)
             rows.extend(sent)
             self._judge(number, sent, now_ms)
-        shelf.running.take_up(running)
         self._touched.clear()
         return rows
 

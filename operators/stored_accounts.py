@@ -20,12 +20,24 @@ HOLDS, UNSENT = 1, 2
 """Of `_Usage.marks`."""
 
 
-class _Segment(msgspec.Struct, array_like=True, frozen=True):
+class StoredSegment(msgspec.Struct, array_like=True, frozen=True):
+    """What usages of one segment have in common."""
+
     plan_id: str
     currency: str
     start_ms: int
     end_ms: int
     period_ms: int
+
+    @staticmethod
+    def of(usage: Usage) -> StoredSegment:
+        return StoredSegment(usage.plan_id, usage.currency, usage.start_ms, usage.end_ms, usage.period_ms)
+
+    def usage(self, meter_id: str, place: int) -> Usage:
+        """A usage of the segment that has nothing yet."""
+        return Usage(
+            meter_id, self.plan_id, self.currency, self.start_ms, self.end_ms, self.period_ms, place=place
+        )
 
 
 class _Usage(msgspec.Struct, array_like=True):
@@ -44,7 +56,7 @@ class _Usage(msgspec.Struct, array_like=True):
 class _Account(msgspec.Struct, array_like=True):
     state: AccountState
     """Without its usages:"""
-    segments: list[_Segment]
+    segments: list[StoredSegment]
     usages: list[_Usage]
 
 
@@ -73,15 +85,15 @@ class AccountCodec:
         """The meters by their numbers: those that it began with, and those that were met since."""
         return list(self._numbers)
 
+    def meter_number(self, meter_id: str) -> int:
+        return self._numbers.setdefault(meter_id, len(self._numbers))
+
     def encode(self, state: AccountState) -> bytes:
-        numbers = self._numbers
-        places: dict[tuple[str, str, int, int, int], int] = {}
+        places: dict[StoredSegment, int] = {}
         usages = [
             _Usage(
-                places.setdefault(
-                    (one.plan_id, one.currency, one.start_ms, one.end_ms, one.period_ms), len(places)
-                ),
-                numbers.setdefault(one.meter_id, len(numbers)),
+                places.setdefault(StoredSegment.of(one), len(places)),
+                self.meter_number(one.meter_id),
                 one.holds * HOLDS | one.is_unsent * UNSENT,
                 one.events,
                 one.total,
@@ -91,7 +103,7 @@ class AccountCodec:
             )
             for one in state.usages
         ]
-        segments = [_Segment(*place) for place in places]
+        segments = list(places)
         return _ENCODER.encode(_Account(msgspec.structs.replace(state, usages=[]), segments, usages))
 
     def decode(self, blobs: Iterable[bytes]) -> list[AccountState]:
@@ -102,23 +114,10 @@ class AccountCodec:
 
 def _account(found: _Account, meters: list[str]) -> AccountState:
     for place, one in enumerate(found.usages):
-        segment = found.segments[one.segment]
-        usage = Usage(
-            meters[one.meter],
-            segment.plan_id,
-            segment.currency,
-            segment.start_ms,
-            segment.end_ms,
-            segment.period_ms,
-            events=one.events,
-            total=one.total,
-            adjustments=one.adjustments,
-            uniques=one.uniques,
-            settled=one.settled,
-            holds=bool(one.marks & HOLDS),
-            is_unsent=bool(one.marks & UNSENT),
-            is_stored=True,
-            place=place,
-        )
+        usage = found.segments[one.segment].usage(meters[one.meter], place)
+        usage.events, usage.total, usage.adjustments = one.events, one.total, one.adjustments
+        usage.uniques, usage.settled = one.uniques, one.settled
+        usage.holds, usage.is_unsent = bool(one.marks & HOLDS), bool(one.marks & UNSENT)
+        usage.is_stored = True
         found.state.usages.append(usage)
     return found.state

@@ -2,7 +2,8 @@
 
 Nearly all that an epoch changes are numbers of usage that was there before. To encode an account again for
 them takes 5 to 13 us; a row here takes 0.2 us, and nothing at all to be stored. So an account is encoded
-when it changes in any other way (operators/bill_state.py), and what it had here is dropped then.
+when it changes in any other way (operators/bill_state.py), and what it had here is dropped then. Usages that
+are new are here too (operators/begun_usages.py).
 
 A row's key is that of a cell (operators/folds.py): the account's number, a kind, and where the usage stands
 in `AccountState.usages`. Its `dirty` says that the usage's charge is to be sent.
@@ -15,12 +16,14 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 
-from operators.account_state import AccountState
+from operators.account_state import AccountState, Usage
 from operators.aggregate import to_decimals
+from operators.begun_usages import BegunUsages, StoredBegun
 from operators.cells import Cells, StoredCells
 from operators.folds import Added, pack, tokens_of, unpack
 from operators.hyperloglog import UniqueSketch
 from operators.snapshot_format import StoredIntegers
+from operators.stored_accounts import AccountCodec
 from operators.usage_rows import UsageRows
 from schemas.money import EXACT
 from schemas.usage import I64, U64, Mask
@@ -32,6 +35,7 @@ NUMBERS, UNIQUES, SETTLED = 0, 1, 2
 class StoredDeltas(msgspec.Struct, array_like=True):
     """Deltas in a snapshot."""
 
+    begun: StoredBegun
     cells: StoredCells
     inputs: StoredIntegers
     """Readings of each account;"""
@@ -43,10 +47,15 @@ class UsageDeltas:
     """What usage added, by account and usage."""
 
     def __init__(self) -> None:
+        self._begun = BegunUsages()
         self._cells = Cells()
         self._inputs: I64 = np.zeros(0, np.int64)
         self._as_of_ms: I64 = np.zeros(0, np.int64)
         """Both by account number; accounts past their end have none."""
+
+    def begin(self, begun: Sequence[tuple[int, Usage]], codec: AccountCodec) -> None:
+        """Note usages that are new, each with its account."""
+        self._begun.add(begun, codec)
 
     def add(self, rows: UsageRows, place: I64, unique: Mask, tokens: U64) -> None:
         """Add what was added to usages.
@@ -96,14 +105,16 @@ class UsageDeltas:
         account, _, _ = unpack(self._cells.key)
         is_dropped = np.zeros(1 + max(int(numbers.max()), int(account.max(initial=0))), np.bool_)
         is_dropped[numbers] = True
+        self._begun.drop(is_dropped)
         keep = ~is_dropped[account]
         if not keep.all():
             self._cells.select(keep)
         known = is_dropped[: len(self._inputs)]
         self._inputs[: len(known)][known] = 0
 
-    def apply(self, states: Sequence[AccountState]) -> None:
-        """Add all to accounts as they were encoded."""
+    def apply(self, states: Sequence[AccountState], meters: Sequence[str]) -> None:
+        """Add all to accounts as they were encoded; `meters`: as their codec numbered them."""
+        self._begun.apply(states, meters)
         for state, inputs, as_of_ms in zip(
             states, self._inputs.tolist(), self._as_of_ms.tolist(), strict=False
         ):
@@ -130,12 +141,13 @@ class UsageDeltas:
     def dump(self) -> StoredDeltas:
         """All, as views of the columns, to be encoded at once."""
         inputs, as_of_ms = StoredIntegers.of(self._inputs), StoredIntegers.of(self._as_of_ms)
-        return StoredDeltas(self._cells.dump(), inputs, as_of_ms)
+        return StoredDeltas(self._begun.dump(), self._cells.dump(), inputs, as_of_ms)
 
     @staticmethod
     def restore(stored: StoredDeltas) -> UsageDeltas:
         """What `dump` gave, copied."""
         deltas = UsageDeltas()
+        deltas._begun = BegunUsages.restore(stored.begun)
         deltas._cells = Cells.restore(stored.cells)
         deltas._inputs = stored.inputs.read()
         deltas._as_of_ms = stored.as_of_ms.read()

@@ -70,7 +70,7 @@ class UsageIntake:
             self._shelf.note_changed(rows.account[apart].tolist())
             keys = rows.account[apart] << METER_BITS | rows.meter[apart]
             rest = folded.select(np.isin(folded.key >> np.uint64(MINUTE_BITS), keys.astype(np.uint64)))
-            self._add(by_minute(rest, self._summed), rest.tokens, settled)
+            self._add_to_ledgers(by_minute(rest, self._summed), rest.tokens, settled)
         self._note_deltas(rows, place, folded.tokens, settled)
         self._movable.add(folded, unpack(folded.key)[2] >= settled)
         return numbers
@@ -94,8 +94,9 @@ class UsageIntake:
 
         :arg settled: Minutes before this one are in their segment for good.
         """
-        place, begun = self._shelf.running.add(rows, tokens, settled)
-        self._shelf.note_changed(begun)
+        place, begun, changed = self._shelf.running.add(rows, tokens, settled)
+        self._shelf.note_begun(begun)
+        self._shelf.note_changed(changed)
         rest = np.flatnonzero(place == ELSEWHERE)
         self._shelf.running.give_back(rows.account[rest].tolist())
         place[rest] = self._add_to_ledgers(rows.at(rest), tokens, settled)

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 
 from operators.bills import Bills
 from operators.hyperloglog import EXACT_MAX
-from operators.running_account import Running
 from schemas.catalog import Catalog, load_catalog
 from tests.operators.pipeline import Pipeline, utc
 from tests.operators.stories import BEGIN, CATALOG, CATALOG_YAML, Story, batch, busy_steps, steps, story_of
 
 Steps = list[tuple[int, str, dict[str, Any]]]
 
-WITHOUT_FEES = load_catalog(CATALOG_YAML.replace("      - price: {model: flat, amount: 5}\n", ""))
+FEES = (
+    "      - price: {model: flat, amount: 5}\n",
+    '      - {meter: stored, price: {model: per_unit, unit_amount: "0.25"}}\n',
+)
+WITHOUT_FEES = load_catalog(CATALOG_YAML.replace(FEES[0], "").replace(FEES[1], ""))
 """On whose default plan usage of a meter can begin in columns."""
 
 TOPICS = ("usage-events", "account-events")
@@ -29,8 +32,9 @@ def bills_of(pipeline: Pipeline) -> list[Bills]:
     return [bill._bills for _, _, bill in pipeline._shard.values()]
 
 
-def never(_: Sequence[Running]) -> None:
-    """In place of `take_up`: all stays in ledgers."""
+def never(_: Sequence[int], __: Sequence[int]) -> list[int]:
+    """In place of `_start`: all stays in ledgers."""
+    return []
 
 
 class Twins:
@@ -45,7 +49,7 @@ class Twins:
 
     def _forbid(self) -> None:
         for bills in bills_of(self.plain):
-            vars(bills.shelf.running)["take_up"] = never
+            vars(bills.shelf.running)["_start"] = never
 
     def each(self, told: Callable[[Pipeline], object]) -> None:
         for pipeline in (self.running, self.plain):
@@ -138,7 +142,9 @@ def told(drawn: Steps, catalog: Catalog = WITHOUT_FEES) -> Twins:
     return twins
 
 
-def test_an_account_runs_once_its_wallet_was_sent() -> None:
+def test_an_account_runs_from_its_first_usage_on_or_with_fees_from_its_second() -> None:
+    assert told([(7200, "c1", USAGE)], CATALOG).accounts == 0
+    assert told([(7200, "c1", USAGE), (1, "c1", USAGE)], CATALOG).accounts == 1
     twins = told([(7200, "c1", USAGE)])
     assert (twins.accounts, told([(7200, "c1", USAGE), (1, "c2", USAGE)]).accounts) == (1, 2)
     twins.crash()
@@ -151,7 +157,7 @@ def test_an_account_whose_running_segment_has_a_meter_that_never_resets_stays_in
 
 @pytest.mark.parametrize("catalog", [CATALOG, WITHOUT_FEES], ids=["fees", "without fees"])
 def test_a_meter_may_begin_while_its_account_runs(catalog: Catalog) -> None:
-    twins = told([(7200, "c1", USAGE), (1, "c1", OTHER), (1, "c1", OTHER)], catalog)
+    twins = told([(7200, "c1", USAGE), (1, "c1", USAGE), (1, "c1", OTHER), (1, "c1", OTHER)], catalog)
     assert twins.accounts == 1
     twins.snapshot()
     twins.crash()  # what began is in the snapshot
