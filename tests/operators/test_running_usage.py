@@ -85,6 +85,16 @@ class Twins:
         self._read = dict(read)
         self._forbid()
 
+    def resume_with(self, catalog: Catalog) -> None:
+        """Start again with another catalog."""
+        for name in ("running", "plain"):
+            before: Pipeline = getattr(self, name)
+            later = Pipeline(catalog, before.now, shards=2)
+            later.stores, later.archive = before.stores, before.archive
+            later.resume(before.snapshot())
+            setattr(self, name, later)
+        self._forbid()
+
     @property
     def accounts(self) -> int:
         """How many accounts run in columns."""
@@ -162,6 +172,30 @@ def test_a_meter_may_begin_while_its_account_runs(catalog: Catalog) -> None:
     twins.snapshot()
     twins.crash()  # what began is in the snapshot
     twins.tick(0.2)
+
+
+def test_usage_that_began_in_columns_is_found_under_another_catalog() -> None:
+    lines = CATALOG_YAML.replace(FEES[0], "").replace(FEES[1], "").replace('"0.333"', '"0.444"').split("\n")
+    lines[2:8] = reversed(lines[2:8])
+    other = load_catalog("\n".join(lines))
+    drawn: Steps = [
+        (7200, "c1", USAGE),
+        (1, "c2", OTHER),
+        (1, "c1", OTHER),
+        (1, "c2", USAGE),
+        (1, "c1", USAGE),
+    ]
+    twins = Twins(WITHOUT_FEES, story_of(drawn))
+    twins.poll(TOPICS[0], 3)
+    twins.tick(0.2)
+    twins.resume_with(other)
+    twins.tick(2)
+    twins.poll(TOPICS[0], 2)
+    twins.tick(0.2)
+    twins.resume_with(other)
+    twins.tick(2)
+    assert {key[1] for key in twins.running.stores.charges} == {"c1", "c2"}
+    assert {row["version"] >> 52 for row in twins.running.stores.charges.values()} == {1}
 
 
 def test_usage_of_another_segment_is_added_to_the_ledger_and_the_account_runs_on() -> None:
