@@ -68,6 +68,9 @@ class SourceConfig:
     batch_messages_max: int = 8_000
     """Records of one batch. The steps behind pay some 5 ms a batch, whatever its size, so a backlog is read
     in large ones; a flow that falls behind finds more at each poll, until it keeps up."""
+    batch_bytes_max: int = 4 << 20
+    """After this many bytes of payloads a batch ends; the steps behind make several copies of each. Without
+    it payloads of 0.7 MB in a row came in batches of 33 MB, and the process took 700 MiB instead of 600."""
     poll_interval_ms: int = 40
     """A poll that does not fill its batch is followed by the next one after this time. It must stay far below
     the epoch interval: Bytewax can't end an epoch while a source sleeps."""
@@ -210,11 +213,13 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
 
     def _poll(self) -> tuple[list[Message], bool]:
         """What librdkafka has fetched, up to the limit, and whether there may be more."""
-        most = self._config.batch_messages_max
+        most, most_bytes = self._config.batch_messages_max, self._config.batch_bytes_max
         messages: list[Message] = []
-        while (room := min(CONSUME_MAX, most - len(messages))) > 0:
+        size = 0
+        while (room := min(CONSUME_MAX, most - len(messages))) > 0 and size < most_bytes:
             more = self._consumer.consume(room, 0)
             messages += more
+            size += sum(map(len, more))
             if len(more) < room:
                 return messages, False
         return messages, True
