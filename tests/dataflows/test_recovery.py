@@ -24,7 +24,6 @@ from dataflows.offsets import Position
 from dataflows.recovery import (
     PAGE_BYTES,
     PART,
-    PARTITIONS,
     Metadata,
     RecoveryError,
     RecoveryStore,
@@ -41,9 +40,19 @@ def test_the_first_start_creates_the_store_and_the_next_finds_it(tmp_path: Path)
     directory = tmp_path / "made" / "on the way"
     with open_store(directory, 32) as store:
         made = store.metadata
-    assert len(list(directory.glob("part-*.sqlite3"))) == PARTITIONS
+    assert len(list(directory.glob("part-*.sqlite3"))) == 1
     with open_store(directory, 32) as store:
         assert store.metadata == made
+
+
+def test_a_cluster_begins_a_store_with_a_partition_for_two_processes(tmp_path: Path) -> None:
+    for processes, partitions in ((1, 1), (2, 1), (3, 2), (4, 2), (9, 5)):
+        addresses = [f"host:{number}" for number in range(processes)]
+        with open_store(tmp_path / str(processes), 32, Slot(0, addresses)) as store:
+            assert store.metadata.partitions == partitions
+        assert len(list((tmp_path / str(processes)).glob("part-*.sqlite3"))) == partitions
+    with open_store(tmp_path / "9", 32) as store:
+        assert store.metadata.partitions == 5, "one process goes on with all of them"
 
 
 def test_another_number_of_shards_is_refused(tmp_path: Path) -> None:
@@ -55,7 +64,9 @@ def test_another_number_of_shards_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     open_store(tmp_path, 32).close()
-    (tmp_path / "meterline.json").write_bytes(msgspec.json.encode(Metadata(format=2, shards=32)))
+    (tmp_path / "meterline.json").write_bytes(
+        msgspec.json.encode(Metadata(format=2, shards=32, partitions=1))
+    )
     with pytest.raises(RecoveryError, match="has format 2, this version of Meterline reads 1"):
         open_store(tmp_path, 32)
 
@@ -75,15 +86,15 @@ def test_partitions_of_someone_else_are_refused(tmp_path: Path) -> None:
 
 def test_a_lost_partition_is_refused(tmp_path: Path) -> None:
     open_store(tmp_path, 32).close()
-    (tmp_path / "part-2.sqlite3").unlink()
-    with pytest.raises(RecoveryError, match=r"lacks part-2\.sqlite3"):
+    (tmp_path / "part-0.sqlite3").unlink()
+    with pytest.raises(RecoveryError, match=r"lacks part-0\.sqlite3"):
         open_store(tmp_path, 32)
 
 
 def test_a_creation_that_was_cut_off_is_begun_anew(tmp_path: Path) -> None:
-    begun = Metadata(format=1, shards=8, complete=False)
+    begun = Metadata(format=1, shards=8, partitions=2, complete=False)
     (tmp_path / "meterline.json").write_bytes(msgspec.json.encode(begun))
-    (tmp_path / "part-0.sqlite3").write_text("half of it")
+    (tmp_path / "part-1.sqlite3").write_text("half of it")
     with open_store(tmp_path, 32) as store:
         assert (store.metadata.shards, store.metadata.complete) == (32, True)
     assert inspect_store(tmp_path).shards == 32
@@ -220,10 +231,9 @@ def test_inspect_names_the_offsets_that_the_next_start_resumes_from(tmp_path: Pa
 def test_state_is_written_in_large_pages_to_a_write_ahead_log(tmp_path: Path) -> None:
     open_store(tmp_path, 32).close()
     run_numbers(tmp_path, Numbers())
-    for number in range(PARTITIONS):
-        with closing(sqlite3.connect(tmp_path / PART.format(number))) as part:
-            assert part.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
-            assert part.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    with closing(sqlite3.connect(tmp_path / PART.format(0))) as part:
+        assert part.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
+        assert part.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_inspect_sizes_each_step(tmp_path: Path) -> None:
