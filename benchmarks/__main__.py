@@ -19,7 +19,7 @@ from benchmarks import tables
 from benchmarks.bed import Bed, bed
 from benchmarks.cost import cost
 from benchmarks.events import Shape
-from benchmarks.growth import growth
+from benchmarks.growth import growth_of
 from benchmarks.latency import latency
 from benchmarks.machine import cores
 from benchmarks.throughput import CHDB_PYTHON, throughput
@@ -68,8 +68,7 @@ def _sections(running: Bed, options: argparse.Namespace) -> Iterator[tuple[str, 
         latencies = [latency(running, rate, options.seconds) for rate in options.rates]
         yield "latency", tables.latency_table(latencies)
     if "growth" in options.only:
-        most = max(options.cells)
-        grown = [growth(running, cells, most, options.growth_events) for cells in options.cells]
+        grown = list(growth_of(running, options.cells, options.growth_events))
         yield "growth", tables.growth_table(grown)
 
 

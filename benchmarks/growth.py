@@ -2,12 +2,14 @@
 
 A cell is a (customer, meter, window) whose window may still change. A log of always the same size first
 fills the cells, and the flow drains. Then as many new events again come for the newest minute, and the
-resumed flow is measured over them. Only the number of cells differs between the rows.
+resumed flow is measured over them. They are of the first few customers, always the same, so that only what is
+held differs between rows; or of all customers, each of whom then has windows, charges and a wallet to send.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +31,8 @@ class Growth:
 
     broker: str
     cells: int
+    active: int
+    """Customers that the measured events are of."""
     rate: float
     rss_mb: float
     stall_mean_ms: float
@@ -40,16 +44,24 @@ class Growth:
     load: str
 
 
-def growth(bed: Bed, cells: int, cells_max: int, events: int) -> Growth:
-    """`cells_max`: the largest of the rows, which says how many events all rows fill their cells with."""
-    customers = max(1, cells // (METERS * WINDOWS))
-    topic, before = f"growth-{cells}", Load.now()
+def growth_of(bed: Bed, cells: Sequence[int], events: int) -> Iterator[Growth]:
+    """First with as many customers active as the fewest cells have, then with all that are held."""
+    customers = [max(1, count // (METERS * WINDOWS)) for count in cells]
+    few, fill = min(customers), max(customers) * WINDOWS * len(NAMES)
+    of_few, of_all = [(held, few) for held in customers], [(held, held) for held in customers if held > few]
+    for held, active in of_few + of_all:
+        yield _growth(bed, held, active, fill, events)
+
+
+def _growth(bed: Bed, customers: int, active: int, fill: int, events: int) -> Growth:
+    """`fill`: how many events fill the cells."""
+    topic, before = f"growth-{customers}-{active}", Load.now()
     base_ms = round(time.time() * 1000) // MINUTE_MS * MINUTE_MS - (WINDOWS + 1) * MINUTE_MS
     log = bed.preload(Shape(0, customers), topic)
-    bed.produce(topic, _filling(customers, cells_max * len(NAMES) // METERS, base_ms))
+    bed.produce(topic, _filling(customers, fill, base_ms))
     with bed.stores(topic) as stores:
         measured_run(bed, log, stores)
-        bed.produce(topic, _newest(customers, events, base_ms))
+        bed.produce(topic, _newest(active, events, base_ms))
         measured, timing, started_at = measured_run(bed, log, stores)
     ended_at = started_at + timing.start_s + timing.seconds
     epochs = measured.calls["snapshot: source"] / (2 * PARTITIONS)  # two topics
@@ -57,6 +69,7 @@ def growth(bed: Bed, cells: int, cells_max: int, events: int) -> Growth:
     return Growth(
         bed.kind,
         customers * METERS * WINDOWS,
+        active,
         events / (ended_at - measured.first_batch_at),
         timing.rss_mb,
         float(stalls_ms.mean()),
@@ -89,7 +102,7 @@ def _filling(customers: int, events: int, base_ms: int) -> Events:
 
 
 def _newest(customers: int, events: int, base_ms: int) -> Events:
-    """New events of the newest window."""
+    """New events of the newest window, of the first so many customers."""
     minute_ms = base_ms + (WINDOWS - 1) * MINUTE_MS
     drawn = draw(Shape(events, customers, rate=max(1, events / 59)), minute_ms)
     return replace(drawn, number=drawn.number + 10**9)

@@ -28,7 +28,7 @@ from benchmarks.bed import PARTITIONS, Bed, Stores
 from benchmarks.catalog import API
 from benchmarks.events import Shape
 from benchmarks.load import READY
-from benchmarks.machine import Load, cores, pin, used
+from benchmarks.machine import Load, busy_s, cores, pin, used
 from benchmarks.processes import ROOT, ContestantError, contestant
 from dataflows.embedded.processes import free_port
 from sinks.clickhouse import ClickHouseConfig
@@ -60,6 +60,8 @@ class Latency:
     quantiles_ms: dict[str, tuple[float, ...]]
     flow_cores: float
     """CPU seconds a second of the flow's process."""
+    other_cores: float
+    """The same of all else: broker, stores, load, probes, and whatever else runs on the cores they have."""
     load: str
 
 
@@ -117,9 +119,9 @@ def latency(bed: Bed, rate: int, seconds: int) -> Latency:
             raise ContestantError("the load ended before it began")
         time.sleep(WARM_UP_S)
         pid = flow.processes[0].pid
-        began, cpu_before = time.perf_counter(), used(pid)
+        began, cpu_before, busy_before = time.perf_counter(), used(pid), busy_s(others)
         _probe(bed.broker.address, topic, seen, seconds)
-        took, cpu_after = time.perf_counter() - began, used(pid)
+        took, cpu_after, busy_after = time.perf_counter() - began, used(pid), busy_s(others)
         came_to, _ = producer.communicate(timeout=seconds + 120)
         deadline = time.monotonic() + WAIT_S
         while not seen.is_complete() and time.monotonic() < deadline:
@@ -128,7 +130,16 @@ def latency(bed: Bed, rate: int, seconds: int) -> Latency:
         flow.terminate()
     cpu_s = cpu_after.cpu_s - cpu_before.cpu_s if cpu_after and cpu_before else 0.0
     after = before.until_now()
-    return Latency(bed.kind, rate, int(came_to), len(seen.sent), seen.quantiles_ms(), cpu_s / took, after)
+    return Latency(
+        bed.kind,
+        rate,
+        int(came_to),
+        len(seen.sent),
+        seen.quantiles_ms(),
+        cpu_s / took,
+        (busy_after - busy_before) / took,
+        after,
+    )
 
 
 def _probe(brokers: str, topic: str, seen: Seen, seconds: int) -> None:

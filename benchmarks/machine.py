@@ -42,6 +42,13 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def busy_s(of: Iterable[int]) -> float:
+    """Seconds that these cores have worked for anybody here so far."""
+    lines = dict(line.split(" ", 1) for line in Path("/proc/stat").read_text().splitlines())
+    ticks = [[int(value) for value in lines[f"cpu{core}"].split()] for core in of]
+    return sum(sum(core[:3]) + sum(core[5:7]) for core in ticks) / TICKS_S
+
+
 def pin(pid: int, to: Iterable[int]) -> None:
     """Let all threads of a process run on these cores only; those it starts later do as their starter."""
     for task in Path(f"/proc/{pid}/task").iterdir():

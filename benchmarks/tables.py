@@ -73,7 +73,7 @@ def latency_table(results: Sequence[Latency]) -> str:
     header = (
         *("events/s asked", "came to", "probes"),
         *(f"{place}: {names} ms" for place in places),
-        *("flow's cores", "load before / after"),
+        *("flow's cores", "others' cores", "load before / after"),
     )
     rows = [
         (
@@ -82,6 +82,7 @@ def latency_table(results: Sequence[Latency]) -> str:
             f"{result.probes:,}",
             *(" / ".join(_ms(ms) for ms in result.quantiles_ms[place]) for place in places),
             f"{result.flow_cores:.2f}",
+            f"{result.other_cores:.2f}",
             result.load,
         )
         for result in results
@@ -91,12 +92,13 @@ def latency_table(results: Sequence[Latency]) -> str:
 
 def growth_table(results: Sequence[Growth]) -> str:
     header = (
-        *("live cells", "events/s", "of the first", "RSS MB", "stall mean ms", "stall max ms"),
-        *("snapshot ms an epoch", "resume s", "load before / after"),
+        *("live cells", "active customers", "events/s", "of the first", "RSS MB"),
+        *("stall mean ms", "stall max ms", "snapshot ms an epoch", "resume s", "load before / after"),
     )
     rows = [
         (
             f"{result.cells:,}",
+            f"{result.active:,}",
             f"{result.rate:,.0f}",
             f"{result.rate / results[0].rate:.2f}",
             f"{result.rss_mb:,.0f}",
