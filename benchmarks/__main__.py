@@ -68,7 +68,7 @@ def _sections(running: Bed, options: argparse.Namespace) -> Iterator[tuple[str, 
         latencies = [latency(running, rate, options.seconds) for rate in options.rates]
         yield "latency", tables.latency_table(latencies)
     if "growth" in options.only:
-        grown = list(growth_of(running, options.cells, options.growth_events))
+        grown = list(growth_of(running, options.cells, options.growth_events, options.rounds))
         yield "growth", tables.growth_table(grown)
 
 
@@ -98,7 +98,7 @@ def _options() -> argparse.Namespace:
     listed("--broker", BROKERS, BROKERS, "which brokers (both)")
     whole("--events", 3_000_000, "events of throughput and cost")
     whole("--bytewax-events", 300_000, "events of the per-event flow")
-    whole("--rounds", 2, "runs of each contestant, of which the best counts")
+    whole("--rounds", 2, "runs of each contestant and of each row of growth, of which the best counts")
     whole("--seconds", 30, "length of a latency run")
     whole("--growth-events", 1_000_000, "events that growth measures")
     parser.add_argument(

@@ -44,18 +44,19 @@ class Growth:
     load: str
 
 
-def growth_of(bed: Bed, cells: Sequence[int], events: int) -> Iterator[Growth]:
-    """First with as many customers active as the fewest cells have, then with all that are held."""
+def growth_of(bed: Bed, cells: Sequence[int], events: int, rounds: int) -> Iterator[Growth]:
+    """First with as many customers active as the fewest cells have, then with all; the best of its rounds."""
     customers = [max(1, count // (METERS * WINDOWS)) for count in cells]
     few, fill = min(customers), max(customers) * WINDOWS * len(NAMES)
-    of_few, of_all = [(held, few) for held in customers], [(held, held) for held in customers if held > few]
-    for held, active in of_few + of_all:
-        yield _growth(bed, held, active, fill, events)
+    plan = [(held, few) for held in customers] + [(held, held) for held in customers if held > few]
+    runs = [[_growth(bed, *row, fill, events) for row in plan] for _ in range(rounds)]
+    for of_row in zip(*runs, strict=True):
+        yield max(of_row, key=lambda run: run.rate)
 
 
 def _growth(bed: Bed, customers: int, active: int, fill: int, events: int) -> Growth:
     """`fill`: how many events fill the cells."""
-    topic, before = f"growth-{customers}-{active}", Load.now()
+    topic, before = f"growth-{len(bed.logs)}", Load.now()
     base_ms = round(time.time() * 1000) // MINUTE_MS * MINUTE_MS - (WINDOWS + 1) * MINUTE_MS
     log = bed.preload(Shape(0, customers), topic)
     bed.produce(topic, _filling(customers, fill, base_ms))
