@@ -100,7 +100,7 @@ def _options() -> argparse.Namespace:
     whole("--bytewax-events", 300_000, "events of the per-event flow")
     whole("--rounds", 2, "runs of each contestant and of each row of growth, of which the best counts")
     whole("--seconds", 30, "length of a latency run")
-    whole("--growth-events", 1_000_000, "events that growth measures")
+    whole("--growth-events", 3_000_000, "events that growth measures")
     parser.add_argument(
         "--rates", type=int, nargs="+", default=(1_000, 10_000, 20_000, 50_000), help="of latency"
     )
