@@ -68,6 +68,7 @@ PASSING = frozenset(
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,  # what a broker says that has just started
     }
 )
 """Errors that librdkafka gets over by itself, on the same broker or the next leader."""
@@ -119,13 +120,18 @@ class BrokerWatch:
         """Whether the partition's leader answers fetches, so that no news means no records."""
         return self._heard >= HEARD_MIN and time.monotonic() - self._heard_at_s < RECEIVE_IDLE_MAX_S
 
-    def _on_error(self, error: KafkaError) -> None:
-        self.last_error = error.str()
-        if error.fatal():
-            self.fatal = self.last_error
-        elif not self._outage:
+    def note_error(self, text: str) -> None:
+        """Note an error that passes; it is logged once an outage."""
+        self.last_error = text
+        if not self._outage:
             self._outage = True
-            _LOG.warning("%s/%s waits for its broker: %s", self._topic, self._partition, self.last_error)
+            _LOG.warning("%s/%s waits for its broker: %s", self._topic, self._partition, text)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self.last_error = self.fatal = error.str()
+        else:
+            self.note_error(error.str())
 
     def _on_statistics(self, text: str) -> None:
         statistics = _statistics(text.encode())

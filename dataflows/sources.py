@@ -16,28 +16,27 @@ import functools
 import logging
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from typing_extensions import override
 
 from dataflows.kafka_client import PASSING, BrokerWatch, Cluster, KafkaConfig, consumer, describe, unreachable
+from dataflows.kafka_fetch import Fetched, Fetcher, Report
 from dataflows.offsets import Log, Position, SourceError, Start, first_position, resumed_position
 from dataflows.source_metrics import BYTES, RECORDS
-from schemas.events import RawBatch, Record
+from schemas.events import RawBatch
+from schemas.records import Records
 
 __all__ = ["KafkaConfig", "KafkaSource", "SourceConfig", "SourceError", "drain", "install_drain_handler"]
 
 _LOG = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-CONSUME_MAX = 500
-"""Messages of one call to librdkafka: 0.26 us each then, 0.55 in calls for 5,000 (facts/kafka.md)."""
 
 CLOSE_MAX_S = 5
 """How long a consumer may take to close."""
@@ -69,7 +68,7 @@ class SourceConfig:
     """Records of one batch. The steps behind pay some 5 ms a batch, whatever its size, so a backlog is read
     in large ones; a flow that falls behind finds more at each poll, until it keeps up."""
     batch_bytes_max: int = 4 << 20
-    """After this many bytes of payloads a batch ends; the steps behind make several copies of each. Without
+    """A batch ends with the record that reaches so many bytes; the steps behind make several copies of each. Without
     it payloads of 0.7 MB in a row came in batches of 33 MB, and the process took 700 MiB instead of 600."""
     poll_interval_ms: int = 40
     """A poll that does not fill its batch is followed by the next one after this time. It must stay far below
@@ -169,6 +168,7 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
         self._heartbeat_at = now_getter()
         labels = (topic, str(partition))
         self._records, self._bytes = RECORDS.labels(*labels), BYTES.labels(*labels)
+        self._fetcher = Fetcher(self._consumer, topic, partition)
         self._consumer.assign([TopicPartition(topic, partition, self._next_offset)])
         _LOG.info("%s is read from offset %d of %d", log.name, self._next_offset, log.high)
 
@@ -178,10 +178,11 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
         if drain.is_set() or (self._config.until_end and self._next_offset >= self._end):
             raise StopIteration
         now = self._now_getter()
-        messages, full = self._poll()
-        self._awake_at = None if full else now + timedelta(milliseconds=self._config.poll_interval_ms)
-        records = self._records_of(messages)
-        if records:
+        fetched = self._fetcher.fetch(self._config.batch_messages_max, self._config.batch_bytes_max)
+        is_full = fetched.is_full
+        self._awake_at = None if is_full else now + timedelta(milliseconds=self._config.poll_interval_ms)
+        records = self._records_of(fetched)
+        if len(records):
             return [self._batch(records, now)]
         if self._at_end and now >= self._heartbeat_at and self._watch.is_heard():
             return [self._heartbeat(now)]
@@ -203,6 +204,7 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
     @_logged
     def close(self) -> None:
         self._commit(self._snapshotted)
+        self._fetcher.close()
         # librdkafka has been seen to wait for ever here, for a commit that a broker that died never answered.
         # Nothing depends on it: offsets are in the recovery store, and the process is about to end.
         closing = threading.Thread(target=self._consumer.close, name="close-consumer", daemon=True)
@@ -211,39 +213,23 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
         if closing.is_alive():
             _LOG.warning("%s/%d: the consumer does not close", self._topic, self._partition)
 
-    def _poll(self) -> tuple[list[Message], bool]:
-        """What librdkafka has fetched, up to the limit, and whether there may be more."""
-        most, most_bytes = self._config.batch_messages_max, self._config.batch_bytes_max
-        messages: list[Message] = []
-        size = 0
-        while (room := min(CONSUME_MAX, most - len(messages))) > 0 and size < most_bytes:
-            more = self._consumer.consume(room, 0)
-            messages += more
-            size += sum(map(len, more))
-            if len(more) < room:
-                return messages, False
-        return messages, True
-
-    def _records_of(self, messages: list[Message]) -> Sequence[Record]:
+    def _records_of(self, fetched: Fetched) -> Records:
         """Records to emit, after taking note of what else librdkafka reports among them."""
         if self._watch.fatal:
             raise SourceError(f"{self._topic}/{self._partition}: {self._watch.fatal}")
-        reports = [message for message in messages if message.error() is not None]
-        records = cast("Sequence[Record]", messages)
-        if reports:
-            records = [message for message in records if cast("Message", message).error() is None]
-        if records:
+        records = fetched.records
+        if len(records):
             self._advance(records)
             self._at_end = False
-        for report in reports:
-            self._take(report, is_last=report is messages[-1])
+        for report in fetched.reports:
+            self._take(report)
         if self._config.until_end and self._next_offset > self._end:
             self._next_offset = self._watch.next_offset = self._end
-            records = [record for record in records if record.offset() < self._end]
+            records = records.select(records.offset < self._end)
         return records
 
-    def _advance(self, records: Sequence[Record]) -> None:
-        first, last = records[0].offset(), records[-1].offset()
+    def _advance(self, records: Records) -> None:
+        first, last = int(records.offset[0]), int(records.offset[-1])
         # Gaps are no loss: compaction and transactions leave them.
         if first < self._next_offset or last - first < len(records) - 1:
             raise SourceError(
@@ -252,28 +238,27 @@ class KafkaPartition(StatefulSourcePartition[RawBatch, bytes]):
             )
         self._next_offset = self._watch.next_offset = last + 1
 
-    def _take(self, report: Message, *, is_last: bool) -> None:
-        error = report.error()
-        assert error is not None  # noqa: S101 - only messages with one come here
-        code = error.code()
-        if code == KafkaError._PARTITION_EOF:
+    def _take(self, report: Report) -> None:
+        if report.code == KafkaError._PARTITION_EOF:
             # Its offset is past the gaps that transactions leave at the end of a log.
-            self._next_offset = self._watch.next_offset = max(self._next_offset, report.offset() or 0)
-            self._at_end = is_last  # else records came after it
-        elif code == KafkaError._AUTO_OFFSET_RESET:
+            self._next_offset = self._watch.next_offset = max(self._next_offset, report.offset)
+            self._at_end = report.is_last  # else records came after it
+        elif report.code == KafkaError._AUTO_OFFSET_RESET:
             raise SourceError(
                 f"{self._topic}/{self._partition}: offset {self._next_offset} is gone from Kafka:"
-                f" {error.str()}. Start again to learn what is lost"
+                f" {report.text}. Start again to learn what is lost"
             )
-        elif code not in PASSING:
-            raise SourceError(f"{self._topic}/{self._partition} can't be read: {error.str()}")
+        elif report.code in PASSING:
+            self._watch.note_error(report.text)
+        else:
+            raise SourceError(f"{self._topic}/{self._partition} can't be read: {report.text}")
 
-    def _batch(self, records: Sequence[Record], now: datetime) -> RawBatch:
+    def _batch(self, records: Records, now: datetime) -> RawBatch:
         self._records.inc(len(records))
-        self._bytes.inc(sum(len(cast("Message", record)) for record in records))
+        self._bytes.inc(int((records.value_end - records.start).sum()))
         # A producer's clock may be years ahead (CreateTime topics); the progress of all must not follow it.
         limit_ms = _ms(now + timedelta(seconds=self._config.clock_skew_s))
-        self._progress_ms = max(self._progress_ms, min(records[-1].timestamp()[1], limit_ms))
+        self._progress_ms = max(self._progress_ms, min(int(records.append_ms[-1]), limit_ms))
         self._heartbeat_at = now + timedelta(seconds=self._config.heartbeat_s)
         return RawBatch(self._topic, self._partition, records, self._progress_ms, self._partitions)
 

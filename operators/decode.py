@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
 
 import bytewax.operators as op
 import numpy as np
@@ -25,7 +24,8 @@ from operators.examine import DecodeConfig, RefusedError, examine, tenant_of_hea
 from operators.texts import Texts
 from operators.timestamps import INVALID_MS, TIMESTAMP_MS_MAX, Milliseconds, parse_timestamp, parse_timestamps
 from schemas.arrow import TIMESTAMP_MS, USAGE_EVENTS
-from schemas.events import EventBatch, RawBatch, Record, Reject
+from schemas.events import EventBatch, RawBatch, Reject
+from schemas.records import Records
 from schemas.usage import I32, I64, Mask
 
 __all__ = ["DecodeConfig", "DecodeOut", "decode", "decode_batch"]
@@ -47,11 +47,10 @@ def decode_batch(polls: Sequence[RawBatch], config: DecodeConfig) -> tuple[Event
     Polls are decoded together: the steps behind pay by the batch, and live polls are small.
     """
     topic, progress = polls[0].topic, tuple(poll.progress for poll in polls)
-    records: Sequence[Record] = list(chain.from_iterable(poll.records for poll in polls))
+    records = Records.concat([Records.of(poll.records) for poll in polls])
     sizes = [len(poll.records) for poll in polls]
     partitions = np.repeat(np.array([poll.partition for poll in polls], np.int32), sizes)
-    offsets = np.concatenate([_offsets(poll.records) for poll in polls])
-    append_ms = np.array([record.timestamp()[1] for record in records], np.int64)
+    offsets, append_ms = records.offset, records.append_ms
     fields = _fields(records, config)
     timestamp_ms = _timestamps(fields.column(Field.timestamp), append_ms)
     flagged = _flagged(fields, append_ms, timestamp_ms, config)
@@ -69,7 +68,7 @@ def decode_batch(polls: Sequence[RawBatch], config: DecodeConfig) -> tuple[Event
     if rejects:
         kept = ~flagged
         fields.select(kept)
-        records = list(compress(records, kept))
+        records = records.select(kept)
         timestamp_ms, append_ms, offsets = timestamp_ms[kept], append_ms[kept], offsets[kept]
         partitions = partitions[kept]
     events = _events(fields, timestamp_ms, append_ms, partitions, offsets)
@@ -98,8 +97,9 @@ def decode(step_id: str, up: Stream[RawBatch], config: DecodeConfig) -> DecodeOu
     )
 
 
-def _fields(records: Sequence[Record], config: DecodeConfig) -> EventFields:
-    fields = EventFields([record.value() or b"" for record in records], config.event_bytes_max)
+def _fields(records: Records, config: DecodeConfig) -> EventFields:
+    payloads = Texts(records.data, records.start, records.value_end)
+    fields = EventFields(payloads, config.event_bytes_max)
     by_tenant: dict[bytes, list[int]] = {}
     for row in np.flatnonzero(fields.column(Field.tenant_id).sizes == 0).tolist():
         tenant = tenant_of_header(records[row]) or config.default_tenant.encode()
@@ -155,13 +155,3 @@ def _events(
 
 def _instants(ms: Milliseconds) -> pa.Array:
     return pa.array(ms).view(TIMESTAMP_MS)
-
-
-def _offsets(records: Sequence[Record]) -> I64:
-    """Offsets of one partition's records; without gaps, as most polls are, by counting."""
-    if not records:
-        return np.empty(0, np.int64)
-    first, last = records[0].offset(), records[-1].offset()
-    if last - first == len(records) - 1:
-        return np.arange(first, last + 1)
-    return np.array([record.offset() for record in records], np.int64)

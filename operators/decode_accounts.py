@@ -17,7 +17,8 @@ from bytewax.operators import KeyedStream
 from operators.examine import tenant_of_header
 from operators.shard import Herald, shard_key, tenant_hash
 from schemas.accounts import AccountEvent, AccountEventError, parse_account_event
-from schemas.events import RawBatch, Reason, Record, Reject
+from schemas.events import RawBatch, Reason, Reject
+from schemas.records import Record
 from schemas.usage import AccountEntry, AccountSlice
 
 

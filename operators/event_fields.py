@@ -6,7 +6,6 @@ unusual is marked `odd` and read by `operators.examine`, which says what an even
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -61,8 +60,7 @@ class EventFields:
     Texts that stand in no payload as they are (those with escapes, say) are put behind the payloads.
     """
 
-    def __init__(self, payloads: Sequence[bytes], bytes_max: int) -> None:
-        objects = Texts.of(payloads)
+    def __init__(self, objects: Texts, bytes_max: int) -> None:
         found = scan(objects, _WANTED)
         self._data = objects.data
         self._more: list[bytes] = []
@@ -72,8 +70,8 @@ class EventFields:
         self._start, self._end, self._kind = (
             column[: len(Field)] for column in (found.start, found.end, found.kind)
         )
-        if not all(map(bytes.isascii, payloads)):
-            self.odd |= np.fromiter((not is_utf8(payload) for payload in payloads), np.bool_)
+        for row in np.flatnonzero(~objects.are_ascii()).tolist():
+            self.odd[row] |= not is_utf8(objects.at(row))
         self._take_cloud_events(found)
         self._check_kinds()
         self._end[:, self.odd] = self._start[:, self.odd]

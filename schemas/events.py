@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import pyarrow as pa
+
+from schemas.records import Record, Records
 
 APPEND_MS_MAX = 10_413_791_999_999
 """The end of 2299, as far as ClickHouse's DateTime64 goes."""
@@ -67,16 +68,6 @@ REASONS: dict[Reason, str] = {
 """The one table of reasons; the README's copy is tested against it."""
 
 
-class Record(Protocol):
-    """One Kafka record; `confluent_kafka.Message` is one."""
-
-    def value(self) -> bytes | None: ...
-    def key(self) -> bytes | None: ...
-    def offset(self) -> int: ...
-    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
-    def timestamp(self) -> tuple[int, int]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Progress:
     """`source` (a partition) will send nothing more that was appended before `at_ms`."""
@@ -116,7 +107,7 @@ class EventBatch:
     """
 
     events: pa.RecordBatch
-    records: Sequence[Record]
+    records: Records
     topic: str
     progress: tuple[Progress, ...]
 

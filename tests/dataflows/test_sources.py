@@ -55,18 +55,15 @@ def test_batches_hold_every_record_once_in_order_and_at_most_their_limit(kafka_b
     assert [batch.progress_ms for batch in filled] == [batch.records[-1].timestamp()[1] for batch in filled]
 
 
-def test_a_batch_ends_with_the_call_that_reaches_its_bytes(
-    kafka_broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_ends_with_the_record_that_reaches_its_bytes(kafka_broker: KafkaBroker) -> None:
     brokers = kafka_broker.bootstrap
     topic = new_topic(brokers)
     values, expected = numbered(1000, 2000)  # 5 bytes each
     produce(brokers, topic, values)
-    monkeypatch.setattr("dataflows.sources.CONSUME_MAX", 10)
     limited = replace(config(brokers, topic), batch_messages_max=1000, batch_bytes_max=120)
     batches = Part(limited, f"{topic}/0").poll_until(lambda batches: len(contents(batches)) >= len(expected))
     assert [value for _, value in contents(batches)] == [value for _, value in expected]
-    assert max(len(batch.records) for batch in batches) == 30
+    assert max(len(batch.records) for batch in batches) == 24
 
 
 def test_one_source_reads_the_partitions_of_all_its_topics(kafka_broker: KafkaBroker) -> None:

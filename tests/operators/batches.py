@@ -14,8 +14,9 @@ from operators.decode_accounts import AccountDecoder, DecodeAccountsConfig
 from operators.meter import Measure
 from operators.shard import Sharder
 from operators.texts import Texts
-from schemas.events import EventBatch, RawBatch, Record, Reject
+from schemas.events import EventBatch, RawBatch, Reject
 from schemas.meters import Meter
+from schemas.records import Record
 from schemas.usage import AccountSlice, MeteredBatch, Slice
 from tests import builders
 from tests.operators.records import record

@@ -10,7 +10,8 @@ from confluent_kafka import Message
 
 from operators.decode import DecodeConfig
 from operators.timestamps import parse_timestamp
-from schemas.events import RawBatch, Record
+from schemas.events import RawBatch
+from schemas.records import Record
 
 APPENDED = "2026-11-23T09:30:10.000Z"
 APPEND_MS = parse_timestamp(APPENDED)

@@ -18,7 +18,8 @@ from confluent_kafka import Message
 from hypothesis import strategies as st
 
 from schemas.catalog import load_catalog
-from schemas.events import RawBatch, Record
+from schemas.events import RawBatch
+from schemas.records import Record
 from tests.builders import rfc3339
 from tests.operators.pipeline import Pipeline, utc
 from tests.oracle import Expected, LogRecord, Rules, expected

@@ -17,7 +17,8 @@ from operators.decode import decode, decode_batch
 from operators.examine import RefusedError, examine
 from operators.timestamps import parse_timestamp
 from schemas.arrow import USAGE_EVENTS
-from schemas.events import EventBatch, Progress, Reason, Record, Reject
+from schemas.events import EventBatch, Progress, Reason, Reject
+from schemas.records import Record
 from tests.operators.records import (
     ABSENT,
     AHEAD,

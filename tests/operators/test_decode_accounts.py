@@ -10,7 +10,8 @@ from operators.decode import DecodeConfig, decode_batch
 from operators.decode_accounts import AccountDecoder, DecodeAccountsConfig
 from operators.meter import Measure
 from operators.shard import Sharder
-from schemas.events import RawBatch, Reason, Record, Reject
+from schemas.events import RawBatch, Reason, Reject
+from schemas.records import Record
 from schemas.usage import AccountSlice
 from tests.builders import account_event, meter, payload, usage_event
 from tests.operators.pipeline import utc

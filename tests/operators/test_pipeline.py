@@ -23,7 +23,8 @@ from dataflows.workload_catalog import workload_catalog
 from operators import cell_log, id_log
 from operators.hyperloglog import UniqueSketch
 from schemas.catalog import load_catalog
-from schemas.events import RawBatch, Record
+from schemas.events import RawBatch
+from schemas.records import Record
 from tests.operators.pipeline import Pipeline, Stores
 from tests.oracle import Expected, LogRecord, expected
 
