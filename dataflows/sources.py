@@ -68,8 +68,8 @@ class SourceConfig:
     """Records of one batch. The steps behind pay some 5 ms a batch, whatever its size, so a backlog is read
     in large ones; a flow that falls behind finds more at each poll, until it keeps up."""
     batch_bytes_max: int = 4 << 20
-    """A batch ends with the record that reaches so many bytes; the steps behind make several copies of each. Without
-    it payloads of 0.7 MB in a row came in batches of 33 MB, and the process took 700 MiB instead of 600."""
+    """A batch ends with the record that reaches so many bytes; the steps behind make several copies of each.
+    Without it payloads of 0.7 MB in a row came in batches of 33 MB, and the process took 700 MiB, not 600."""
     poll_interval_ms: int = 40
     """A poll that does not fill its batch is followed by the next one after this time. It must stay far below
     the epoch interval: Bytewax can't end an epoch while a source sleeps."""

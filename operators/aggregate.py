@@ -1,6 +1,6 @@
 """Exact sums of decimals by group, a column at a time: no float and no Python number per row.
 
-JSON values -> `parse_decimals` -> limbs -> `group`, `sum_by_group`, `add` -> `from_limbs` -> Arrow column
+JSON values -> `parse_decimals` -> limbs -> `add`, `operators.groups` -> `from_limbs` -> Arrow column
 
 A quantity v is the 128-bit integer `v * 10**12`, held as two limbs, `lo` (uint64) and `hi` (int64, with the
 sign): `units = hi * 2**64 + lo`. An Arrow decimal128 buffer is laid out so, and goes in and out uncopied.
@@ -149,48 +149,6 @@ def add(lo_a: U64, hi_a: I64, lo_b: U64, hi_b: I64) -> Limbs:
     if ((hi ^ hi_a) & (hi ^ hi_b) < 0).any():
         raise OverflowError("a sum of quantities has more than 128 bits")
     return lo, hi
-
-
-def group(keys: U64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], U64]:
-    """Order rows by key -> (order, starts, unique_keys), unique_keys ascending.
-
-    The rows of unique_keys[g] are `order[starts[g]:starts[g + 1]]`, in no order among themselves: to keep
-    theirs would take three times as long, 50 ns a row.
-    """
-    order = np.argsort(keys)
-    ordered = keys[order]
-    starts = first_of_runs(ordered)
-    return order, starts, ordered[starts]
-
-
-def first_of_runs(values: U64 | I64) -> npt.NDArray[np.intp]:
-    """Where each run of equal values begins."""
-    first = np.ones(len(values), np.bool_)
-    np.not_equal(values[1:], values[:-1], out=first[1:])
-    return np.flatnonzero(first)
-
-
-def sum_by_group(lo: U64, hi: I64, starts: npt.NDArray[np.intp]) -> Limbs:
-    """Sum each run of rows `starts[g] .. starts[g + 1]`, the last one to the end; up to 2**31 rows.
-
-    The rows are ordered by group already (`lo[order]`).
-    Raises ValueError if a group is empty, OverflowError past 128 bits.
-    """
-    if not len(starts):
-        return np.empty(0, np.uint64), np.empty(0, np.int64)
-    if starts[0] < 0 or starts[-1] >= len(lo) or (starts[1:] <= starts[:-1]).any():
-        raise ValueError("starts must be ascending rows: a group has at least one")
-    # Four columns of 32-bit digits, the top one signed: no column's sum of 2**31 rows leaves 64 bits.
-    unsigned = hi.view(np.uint64)
-    first, second = np.add.reduceat(lo & _LOW, starts), np.add.reduceat(lo >> _HALF, starts)
-    third, top = np.add.reduceat(unsigned & _LOW, starts), np.add.reduceat(hi >> np.int64(32), starts)
-    second += first >> _HALF
-    third += second >> _HALF
-    top += (third >> _HALF).view(np.int64)
-    if ((top >= 1 << 31) | (top < -(1 << 31))).any():
-        raise OverflowError("a sum of quantities has more than 128 bits")
-    summed = (first & _LOW) | (second << _HALF)
-    return summed, (third & _LOW).view(np.int64) | (top << np.int64(32))
 
 
 def locate(sorted_keys: U64, wanted: U64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:

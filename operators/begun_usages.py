@@ -38,16 +38,14 @@ class BegunUsages:
 
     def add(self, begun: Sequence[tuple[int, Usage]], codec: AccountCodec) -> None:
         """Note usages, each with its account; `codec` numbers their meters."""
-        segments = self._segments
-        self._new += [
-            (
-                account,
-                usage.place,
-                codec.meter_number(usage.meter_id),
-                segments.setdefault(StoredSegment.of(usage), len(segments)),
-            )
-            for account, usage in begun
-        ]
+        segments, numbers = self._segments, dict[tuple[int, int, int, str], int]()
+        for account, usage in begun:
+            # Most are of one segment, whose struct takes 2 us to make and to hash.
+            brief = usage.start_ms, usage.end_ms, usage.period_ms, usage.plan_id
+            number = numbers.get(brief)
+            if number is None:
+                number = numbers[brief] = segments.setdefault(StoredSegment.of(usage), len(segments))
+            self._new.append((account, usage.place, codec.meter_number(usage.meter_id), number))
 
     def drop(self, is_dropped: Mask) -> None:
         """Forget the usages of accounts.

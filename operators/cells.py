@@ -21,6 +21,8 @@ from operators.snapshot_format import StoredIntegers
 from operators.token_sets import TokenSets
 from schemas.usage import I32, I64, U64, Mask
 
+WAITING_MAX = 4_096
+"""Rows that wait to be added together: an epoch's end adds them, and would take longer with more."""
 SMALL = 2_048
 """Cells of a level that is cheaper to copy, 40 us, than to keep another beside it."""
 
@@ -54,6 +56,7 @@ class Cells:
         self._old = self._new = Level.begun(np.empty(0, np.uint64))
         self._tokens = TokenSets()
         self._waiting: list[Added] = []
+        self._waiting_rows = 0
 
     def __len__(self) -> int:
         self._add_waiting()
@@ -101,13 +104,18 @@ class Cells:
         self._add(folded, unique_meters[unpack(folded.key)[1]])
 
     def add_later(self, added: Added) -> None:
-        """Add when something is read next: at once for many small additions, in a tenth of the time."""
+        """Add when something is read next, or many rows wait: together, many small additions take a tenth of
+        the time."""
         self._waiting.append(added)
+        self._waiting_rows += len(added.key)
+        if self._waiting_rows >= WAITING_MAX:
+            self._add_waiting()
 
     def _add_waiting(self) -> None:
         if self._waiting:
             folded = sum_added(self._waiting)
             self._waiting.clear()
+            self._waiting_rows = 0
             self._add(folded, folded.ends > folded.starts)
 
     def take_dirty(self) -> Level:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from operators.accounts import Accounts
-from operators.aggregate import group, sum_by_group
+from operators.groups import group, sum_by_group
 from schemas.usage import I64, MINUTE_MS, U16, U64, Mask, Readings, Slice
 
 MINUTE_BITS, METER_BITS = 28, 12

@@ -71,8 +71,13 @@ class UniqueSketch:
 
     @classmethod
     def of_ascending(cls, hashes: U64) -> UniqueSketch:
-        """The sketch of up to 4096 distinct hashes, in ascending order."""
-        return cls.of_own_state(_head(len(hashes)) + hashes.tobytes())
+        """The sketch of distinct hashes, in ascending order."""
+        if len(hashes) <= EXACT_MAX:
+            return cls.of_own_state(_head(len(hashes)) + hashes.tobytes())
+        sketch = cls()
+        sketch._registers, sketch._state = Registers.empty(), None
+        sketch._raise_registers(hashes)
+        return sketch
 
     def add(self, hashes: U64) -> None:
         """Count values by their `cityHash64`; those seen before change nothing."""

@@ -46,7 +46,10 @@ def begin(ledger: Ledger, segment: Segment, meter_id: str) -> Usage:
     before = ledger.has_changed
     usage = ledger.usage_of(segment, meter_id)
     ledger.has_changed = before
-    release(ledger, [usage])
+    # As `release`, in a third of its time: it is the last one in both lists.
+    usage.is_stale = usage.is_unsent = False
+    ledger.stale.pop()
+    ledger.unsent.pop()
     return usage
 
 

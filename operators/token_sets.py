@@ -1,69 +1,109 @@
-"""Distinct tokens of many cells: exact sets in one numpy array, estimated ones as a `UniqueSketch` each.
+"""Distinct tokens of many cells: exact sets in one hash table, estimated ones as a `UniqueSketch` each.
 
 numbers of sets, their new tokens -> `TokenSets` -> uniqCombined64 states, an Arrow column
 
 A million windows with a few users each would be a million Python objects of 0.5 KB, at 2 us a touch.
-Here a set is a run of ascending tokens in one array: 8 bytes a token and 16 a set, and one sort for all that
-a fold touches. A set that grows is written again behind the others; the array is closed up when more than
-half of it is what they left behind. A set of more than `SMALL_MAX` tokens becomes a sketch for good.
+Here a token of a set is an entry: 16 bytes, and 8 to 16 of a table with open addressing, at most half full.
+The entries of a set are a chain, so that a set is read without looking at the others. To add a token takes
+30 ns, new or not; to sorted runs, 150. A set of more than `SMALL_MAX` tokens becomes a sketch for good.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from operators.compiled import compiled
 from operators.hyperloglog import EXACT_MAX, UniqueSketch, heads
-from schemas.usage import I64, U64
+from schemas.usage import I32, I64, U64, Mask
 
-Column = TypeVar("Column", I64, U64)
+Column = TypeVar("Column", I32, I64, U64)
 
 SMALL_MAX = EXACT_MAX
-"""Tokens of the largest set that stays in the array."""
+"""Tokens of the largest set that stays in the table."""
 WAITING_MAX = 1 << 16
-"""Tokens that wait to be put into their sets, 1 MiB: the more at a time, the fewer rewrites of a hot set."""
-_LARGE = -1
+"""Tokens that wait to be put into sketches, which take 12 us a call however few they are."""
+SLOTS_MIN: Final = 256
+_LARGE: Final = -1
+_NONE: Final = -1
 _STATE_BYTES_MAX = (1 << 31) - 1
 """Of one Arrow column, whose offsets are 32-bit."""
+_FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 by the golden ratio, as in operators/numbering.py: it spreads a token's sets over the table."""
+_INSERTED_MAX: Final = 16
+"""Tokens of a run that are sorted by insertion."""
 
 
 class TokenSets:
     """Sets by number: 0, 1, ... in the order they were begun."""
 
     def __init__(self) -> None:
-        self._sets = 0
-        self._count: I64 = np.empty(0, np.int64)
-        """Tokens of each set, or `_LARGE`; it and the other two arrays have room behind their end."""
-        self._start: I64 = np.empty(0, np.int64)
-        self._heap: U64 = np.empty(0, np.uint64)
-        self._used = 0
-        self._left = 0
-        """Tokens of `_heap[:_used]` that no set has any more."""
+        self._reset(np.empty(0, np.int64), np.empty(0, np.uint64))
         self._large: dict[int, UniqueSketch] = {}
         self._waiting: list[tuple[I64, U64]] = []
+        """What is to be added to these."""
         self._waiting_tokens = 0
+
+    def _reset(self, counts: I64, tokens: U64) -> None:
+        """Sets of so many tokens, one set's behind the other's, or `_LARGE`; there are no others any more."""
+        self._sets = len(counts)
+        self._count: I64 = np.where(counts == _LARGE, _LARGE, 0)
+        """Tokens of each set, or `_LARGE`; it and all other arrays have room behind their end."""
+        self._head: I32 = np.full(len(counts), _NONE, np.int32)
+        """Of each set, the entry that begins its chain;"""
+        self._next: I32 = np.empty(len(tokens), np.int32)
+        """of each entry, the one that follows;"""
+        self._token: U64 = np.empty(len(tokens), np.uint64)
+        self._owner: I32 = np.empty(len(tokens), np.int32)
+        """and its set, or `_NONE` of one that was left behind by a set that is large now."""
+        self._used = self._left = 0
+        self._slots: I32 = np.full(_slots_for(len(tokens)), _NONE, np.int32)
+        """Numbers of entries."""
+        self._insert(np.repeat(np.arange(len(counts)), np.maximum(counts, 0)), tokens)
 
     def begin(self, count: int) -> I64:
         """Begin so many sets; their numbers."""
         first, self._sets = self._sets, self._sets + count
-        self._count, self._start = _with_room(self._count, self._sets), _with_room(self._start, self._sets)
-        self._count[first : self._sets] = self._start[first : self._sets] = 0
+        self._count, self._head = _with_room(self._count, self._sets), _with_room(self._head, self._sets)
+        self._count[first : self._sets], self._head[first : self._sets] = 0, _NONE
         return np.arange(first, self._sets)
 
     def add(self, numbers: I64, tokens: U64) -> None:
-        """Add each token to the set that has the number beside it. It waits for others, or for a reader."""
-        self._waiting.append((numbers, tokens))
-        self._waiting_tokens += len(tokens)
+        """Add each token to the set that has the number beside it."""
+        is_large = self._insert(numbers, tokens)
+        if is_large.any():
+            self._waiting.append((numbers[is_large], tokens[is_large]))
+            self._waiting_tokens += len(self._waiting[-1][1])
         if self._waiting_tokens > WAITING_MAX:
             self._settle()
+        if len(tokens) and int(self._count[numbers].max()) > SMALL_MAX:
+            grown = np.unique(numbers[self._count[numbers] > SMALL_MAX])
+            self._enlarge(grown)
+
+    def _insert(self, numbers: I64, tokens: U64) -> Mask:
+        """Add tokens to sets, but those of large ones: which they are."""
+        room = self._used + len(tokens)
+        self._next, self._owner = _with_room(self._next, room), _with_room(self._owner, room)
+        self._token = _with_room(self._token, room)
+        if 2 * room > len(self._slots):
+            self._slots = np.full(_slots_for(room), _NONE, np.int32)
+            _index(self._slots, self._owner[: self._used], self._token)
+        is_large, self._used = _insert(
+            self._slots,
+            (self._owner, self._token, self._next, self._head, self._count),
+            self._used,
+            numbers,
+            tokens,
+        )
+        return is_large
 
     def sketch(self, number: int) -> UniqueSketch:
         """One set, to be read and not changed."""
         self._settle()
         large = self._large.get(number)
-        return large or UniqueSketch.of_ascending(self._run(number))
+        return large or UniqueSketch.of_ascending(self._tokens(np.array([number])))
 
     def states(self, numbers: I64) -> pa.BinaryArray:
         """The uniqCombined64 state of each set, byte for byte `sketch(number).state()`; -1 is an empty set.
@@ -95,8 +135,7 @@ class TokenSets:
 
     def keep(self, numbers: I64) -> None:
         """Forget all sets but these, which become 0, 1, ... in this order."""
-        self._settle()
-        counts, tokens, large = self._count[numbers], self._tokens(numbers), self._large
+        counts, tokens, large = *self._small(numbers), self._large
         self._reset(counts, tokens)
         self._large = {i: large[int(numbers[i])] for i in np.flatnonzero(counts == _LARGE).tolist()}
         for sketch in self._large.values():
@@ -104,23 +143,27 @@ class TokenSets:
 
     def extend(self, other: TokenSets) -> int:
         """Take another's sets, which are not its own any more, behind these; the number of the first."""
-        other._settle()
-        first, mine, more = self._sets, np.arange(self._sets), np.arange(other._sets)
-        tokens = np.concatenate((self._tokens(mine), other._tokens(more)))
-        self._reset(np.concatenate((self._count[mine], other._count[more])), tokens)
+        counts, tokens = other._small(np.arange(other._sets))
+        numbers = self.begin(len(counts))
+        self._count[numbers] = np.where(counts == _LARGE, _LARGE, 0)
+        self._insert(np.repeat(numbers, np.maximum(counts, 0)), tokens)
+        first = self._sets - len(counts)
         self._large |= {first + number: sketch for number, sketch in other._large.items()}
         return first
 
     def dump(self, numbers: I64) -> tuple[I64, U64, list[bytes]]:
         """Of these sets, in this order: counts, all tokens, the states of the large ones."""
-        self._settle()
-        counts = self._count[numbers]
+        counts, tokens = self._small(numbers)
         large = [self._large[n].state() for n in numbers[counts == _LARGE].tolist()]
-        return counts, self._tokens(numbers), large
+        return counts, tokens, large
+
+    def _small(self, numbers: I64) -> tuple[I64, U64]:
+        self._settle()
+        return self._count[numbers], self._tokens(numbers)
 
     @staticmethod
     def restore(counts: I64, tokens: U64, large: list[bytes]) -> TokenSets:
-        """What `dump` gave, as sets 0, 1, ...; it is not copied, nor checked, which takes registers 1 ms."""
+        """What `dump` gave, as sets 0, 1, ...; large ones are not checked, which takes 1 ms."""
         sets = TokenSets()
         sets._reset(counts, tokens)
         numbers = np.flatnonzero(counts == _LARGE).tolist()
@@ -128,82 +171,36 @@ class TokenSets:
         return sets
 
     def _settle(self) -> None:
-        """Put the tokens that wait into their sets."""
+        """Put the tokens that wait into their sketches."""
         if not self._waiting:
             return
-        waiting, tokens = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
+        numbers, tokens = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
         self._waiting.clear()
         self._waiting_tokens = 0
-        numbers, owners = np.unique(waiting, return_inverse=True)
-        before = self._count[numbers]
-        tokens, counts = _distinct(
-            np.concatenate((self._tokens(numbers), tokens)),
-            np.concatenate((_owners(np.maximum(before, 0)), owners)),
-            len(numbers),
-        )
-        large, ends = before == _LARGE, np.cumsum(counts)
-        for i in np.flatnonzero(large).tolist():
-            self._large[int(numbers[i])].add(tokens[ends[i] - counts[i] : ends[i]])
-        grown = ~large & (counts > before)
-        if grown.any():
-            tokens, numbers, counts = tokens[np.repeat(grown, counts)], numbers[grown], counts[grown]
-            self._write(numbers, tokens, counts)
-            for number in numbers[counts > SMALL_MAX].tolist():
-                self._enlarge(number)
-
-    def _reset(self, counts: I64, tokens: U64) -> None:
-        runs = np.maximum(counts, 0)
-        self._sets, self._count, self._start = len(counts), counts, np.cumsum(runs) - runs
-        self._heap, self._used, self._left = tokens, len(tokens), 0
-
-    def _run(self, number: int) -> U64:
-        start = int(self._start[number])
-        return self._heap[start : start + int(self._count[number])]
+        order = np.argsort(numbers, kind="stable")
+        found, first = np.unique(numbers[order], return_index=True)
+        for number, of_set in zip(found.tolist(), np.split(tokens[order], first[1:]), strict=True):
+            self._large[number].add(of_set)
 
     def _tokens(self, numbers: I64) -> U64:
-        """The tokens of these sets, one set after the other; large ones have none here."""
+        """The tokens of these sets, one set after the other, ascending; large ones have none here."""
         counts = np.maximum(self._count[numbers], 0)
-        ends = np.cumsum(counts)
-        shift = np.repeat(self._start[numbers] - ends + counts, counts)
-        return self._heap[shift + np.arange(len(shift))]
+        return _collect(self._head, self._next, self._token, numbers, counts)
 
-    def _write(self, numbers: I64, tokens: U64, counts: I64) -> None:
-        """Put runs that are longer than before behind all others."""
-        self._left += int(self._count[numbers].sum())
-        self._count[numbers] = 0
+    def _enlarge(self, numbers: I64) -> None:
+        """Let these sets be sketches."""
+        for number in numbers.tolist():
+            self._large[number] = UniqueSketch.of_ascending(self._tokens(np.array([number])))
+            self._left += int(self._count[number])
+        self._count[numbers], self._head[numbers] = _LARGE, _NONE
+        self._owner[: self._used][np.isin(self._owner[: self._used], numbers)] = _NONE
         if self._left > self._used // 2:
             every = np.arange(self._sets)
-            self._reset(self._count[: self._sets], self._tokens(every))
-        end = self._used + len(tokens)
-        self._heap = _with_room(self._heap, end)
-        self._heap[self._used : end] = tokens
-        self._start[numbers], self._count[numbers] = self._used + np.cumsum(counts) - counts, counts
-        self._used = end
-
-    def _enlarge(self, number: int) -> None:
-        sketch = self._large[number] = UniqueSketch()
-        sketch.add(self._run(number))
-        self._left += int(self._count[number])
-        self._count[number] = _LARGE
+            self._reset(self._count[every], self._tokens(every))
 
 
-def _owners(lengths: I64) -> I64:
-    """0 as often as the first length says, then 1, ..."""
-    return np.repeat(np.arange(len(lengths)), lengths)
-
-
-def _distinct(tokens: U64, owners: I64, sets: int) -> tuple[U64, I64]:
-    """Each owner's distinct tokens, ascending, one owner after the other; and how many each has.
-
-    Two sorts of one column instead of `np.lexsort`: a quarter of its time, as owners sort by radix.
-    """
-    order = np.argsort(tokens)
-    narrow = owners[order].astype(np.uint16 if sets <= 1 << 16 else np.int64)
-    order = order[np.argsort(narrow, kind="stable")]
-    tokens, owners = tokens[order], owners[order]
-    first = np.ones(len(tokens), np.bool_)
-    first[1:] = (tokens[1:] != tokens[:-1]) | (owners[1:] != owners[:-1])
-    return tokens[first], np.bincount(owners[first], minlength=sets)
+def _slots_for(entries: int) -> int:
+    return max(SLOTS_MIN, 1 << (2 * entries).bit_length())
 
 
 def _with_room(column: Column, size: int) -> Column:
@@ -213,3 +210,65 @@ def _with_room(column: Column, size: int) -> Column:
     grown = np.empty(max(size, len(column) * 3 // 2), column.dtype)
     grown[: len(column)] = column
     return grown
+
+
+Entries = tuple[I32, U64, I32, I32, I64]
+"""owner, token, next, head, count."""
+
+
+@compiled
+def _slot(owner: int, token: np.uint64, mask: int) -> int:
+    """Where a token of a set begins to look."""
+    mixed = (token ^ np.uint64(owner)) * _FACTOR
+    return np.int64(mixed >> np.uint64(32)) & mask  # type: ignore[return-value]
+
+
+@compiled
+def _insert(slots: I32, entries: Entries, used: int, numbers: I64, tokens: U64) -> tuple[Mask, int]:
+    """Add tokens to sets; those of large ones are not added: which, and how many entries there are now."""
+    owners, known, following, head, count = entries
+    is_large, mask = np.zeros(len(numbers), np.bool_), len(slots) - 1
+    for row in range(len(numbers)):
+        owner, token = numbers[row], tokens[row]
+        if count[owner] == _LARGE:
+            is_large[row] = True
+            continue
+        at = _slot(owner, token, mask)
+        while slots[at] != _NONE and (known[slots[at]] != token or owners[slots[at]] != owner):
+            at = (at + 1) & mask
+        if slots[at] == _NONE:
+            slots[at], owners[used], known[used], following[used] = used, owner, token, head[owner]
+            head[owner] = used
+            count[owner] += 1
+            used += 1
+    return is_large, used
+
+
+@compiled
+def _index(slots: I32, owners: I32, tokens: U64) -> None:
+    """Put entries into empty slots."""
+    mask = len(slots) - 1
+    for entry in range(len(owners)):
+        at = _slot(owners[entry], tokens[entry], mask)
+        while slots[at] != _NONE:
+            at = (at + 1) & mask
+        slots[at] = entry
+
+
+@compiled
+def _collect(head: I32, following: I32, tokens: U64, numbers: I64, counts: I64) -> U64:
+    """The tokens of sets, so many of each, one set after the other, ascending."""
+    found, first = np.empty(counts.sum(), np.uint64), 0
+    for row in range(len(numbers)):
+        end, entry = first + counts[row], head[numbers[row]]
+        for at in range(first, end):
+            token, to = tokens[entry], at
+            while counts[row] <= _INSERTED_MAX and to > first and found[to - 1] > token:
+                found[to] = found[to - 1]
+                to -= 1
+            found[to] = token
+            entry = following[entry]
+        if counts[row] > _INSERTED_MAX:
+            found[first:end].sort()
+        first = end
+    return found

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from operators.aggregate import first_of_runs
 from operators.archive import Archive
 from operators.bill_state import Shelf
 from operators.folds import METER_BITS, MINUTE_BITS, Folded, fold, tokens_of, unpack
+from operators.groups import first_of_runs
 from operators.movable import Movable
 from operators.running_usage import ELSEWHERE
 from operators.usage_rows import UsageRows, by_meter, by_minute

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 
 from operators.account_state import ZERO
-from operators.aggregate import first_of_runs, sum_by_group
 from operators.folds import MINUTE_BITS, Folded, unpack
+from operators.groups import first_of_runs, sum_by_group
 from schemas.money import EXACT
 from schemas.usage import I64, U64, Mask
 

@@ -16,13 +16,12 @@ from operators.aggregate import (
     add,
     from_integers,
     from_limbs,
-    group,
     limbs,
     locate,
     parse_decimals,
-    sum_by_group,
     to_decimals,
 )
+from operators.groups import group, sum_by_group
 from schemas.arrow import QUANTITY
 from schemas.events import Reason
 from schemas.usage import I64, U64

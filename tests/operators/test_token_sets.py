@@ -93,14 +93,28 @@ def test_states_that_a_column_cannot_hold_are_refused(monkeypatch: pytest.Monkey
         sets.states(np.zeros(3, np.int64))
 
 
-def test_sets_that_grow_leave_no_more_behind_than_they_have() -> None:
+def test_sets_that_become_sketches_leave_no_more_behind_than_others_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(token_sets, "SMALL_MAX", 10)
     sets, count = TokenSets(), 100
     sets.begin(count)
-    for token in range(200):
-        sets.add(np.arange(count), np.full(count, token, np.uint64))
-        sets.states(np.arange(1))
-        assert len(sets._heap) <= 4 * count * (token + 1)
-    assert sets.dump(np.arange(count))[0].tolist() == [200] * count
+    for number in range(count):
+        sets.add(np.full(11, number), np.arange(11, dtype=np.uint64))
+        assert sets._used <= 22
+    sets.begin(1)
+    sets.add(np.full(10, count), np.arange(10, dtype=np.uint64))
+    assert sets.dump(np.arange(count + 1))[0].tolist() == [-1] * count + [10]
+    assert sets.dump(np.arange(count, count + 1))[1].tolist() == list(range(10))
+
+
+def test_a_set_that_many_tokens_collide_in_is_right() -> None:
+    sets, tokens = TokenSets(), np.arange(3_000, dtype=np.uint64) << np.uint64(40)
+    sets.begin(2)
+    for turn in range(3):
+        sets.add(np.arange(3_000) % 2, np.roll(tokens, 2 * turn))
+    assert sets.dump(np.array([1, 0]))[0].tolist() == [1_500, 1_500]
+    assert sets.dump(np.array([1, 0]))[1].tolist() == [*tokens[1::2].tolist(), *tokens[::2].tolist()]
 
 
 def test_what_was_dumped_does_not_change_with_the_sets() -> None:
