@@ -20,11 +20,16 @@ def write_durably(file: Path, data: bytes) -> None:
         out.flush()
         os.fsync(out.fileno())
     new.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY)
+    _note_durably(file.parent)
+
+
+def _note_durably(directory: Path) -> None:
+    """What files there are."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
 class StateFiles:
@@ -36,6 +41,21 @@ class StateFiles:
     def put(self, name: str, data: bytes) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         write_durably(self._directory / name, data)
+
+    def write_over(self, name: str, data: bytes) -> None:
+        file = self._directory / name
+        is_new = not file.exists()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            _note_durably(self._directory)
 
     def get(self, name: str) -> bytes:
         return (self._directory / name).read_bytes()

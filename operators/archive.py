@@ -22,6 +22,10 @@ class Archive(Protocol):
     def put(self, name: str, data: bytes) -> None:
         """Write a file; it is durable when this returns. One of that name is replaced."""
 
+    def write_over(self, name: str, data: bytes) -> None:
+        """Let a file begin with this; what it had behind stays. It is durable when this returns; whoever dies
+        meanwhile leaves a file that is neither the old nor the new one."""
+
     def get(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
 
@@ -61,9 +65,9 @@ class Parts:
         try:
             data = self._archive.get(part.name)
         except FileNotFoundError:
-            raise ValueError(f"the recovery store lacks its file {part.name}: {_RESTORE}") from None
+            raise ValueError(f"the recovery store lacks its file {part.name}: {RESTORE}") from None
         if zlib.crc32(data) != part.checksum:
-            raise ValueError(f"the recovery store's file {part.name} is damaged: {_RESTORE}")
+            raise ValueError(f"the recovery store's file {part.name} is damaged: {RESTORE}")
         return data
 
     def leave(self, part: Part) -> None:
@@ -84,4 +88,4 @@ class Parts:
                 self._archive.delete(name)
 
 
-_RESTORE = "restore the store whole from a backup; without it, what was metered is not known"
+RESTORE = "restore the store whole from a backup; without it, what was metered is not known"

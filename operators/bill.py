@@ -25,6 +25,7 @@ from operators.archive import Archive
 from operators.bill_state import Shelf
 from operators.bills import BillConfig, Bills
 from operators.shard import shard_key
+from operators.snapshot_files import SnapshotFiles
 from operators.usage_intake import restored
 from schemas.events import Reject
 from schemas.usage import AccountSlice, Slice
@@ -79,10 +80,11 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
         on_held: OnHeld = _ignore,
         archive: Archive | None = None,
     ) -> None:
+        self._files = SnapshotFiles(archive)
         if resume is None:
             shelf = Shelf(config.catalog, archive)
         else:
-            shelf = restored(resume, config.catalog, archive)
+            shelf = restored(self._files.found(resume), config.catalog, archive)
         self._bills = Bills(config, shelf)
         self._config = config
         self._now = now
@@ -106,6 +108,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
                 records = len(piece.entries)
             else:
                 self._bills.shelf.recent_log.open(f"bill-{shard_key(piece.shard)}")
+                self._files.open(f"snapshot-bill-{shard_key(piece.shard)}")
                 self._bills.take(piece)
                 records = len(piece)
             if records:  # what an idle source says is a minute old
@@ -183,7 +186,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
     def snapshot(self) -> bytes:
         shelf = self._bills.shelf
         shelf.recent_log.renew(shelf.recent)
-        return self._bills.dump()
+        return self._files.stored(self._bills.dump())
 
 
 def _sooner(due: datetime | None, other: datetime) -> datetime:

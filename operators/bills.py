@@ -39,9 +39,9 @@ from schemas.usage import GENERATION_SHIFT, AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
 
 CHARGE_GENERATION_SHIFT = MOVES_BITS + READINGS_BITS
-SWEEP = 64
+SWEEP = 16
 """Accounts that are looked through for what can be forgotten, each time that charges are sent: 100,000 in
-half an hour, and what they forget is months old."""
+half a day, and what they forget is months old."""
 
 
 @dataclass(frozen=True, slots=True)

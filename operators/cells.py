@@ -168,8 +168,9 @@ class Cells:
 
     def _replace(self, level: Level) -> None:
         counting = np.flatnonzero(level.sets >= 0)
-        self._tokens.keep(level.sets[counting])
-        level.sets[counting] = np.arange(len(counting))
+        if 2 * len(counting) < len(self._tokens):  # the others are left behind; to drop them copies these
+            self._tokens.keep(level.sets[counting])
+            level.sets[counting] = np.arange(len(counting))
         self._old = level
 
     def _merged(self) -> Level:

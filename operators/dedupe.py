@@ -30,6 +30,7 @@ from operators.archive import Archive
 from operators.id_log import IdLog, StoredLog
 from operators.seen_ids import RECENT_MAX, DedupeConfig, OnEvicted, SeenIds, ignore
 from operators.shard import shard_key
+from operators.snapshot_files import SnapshotFiles
 from operators.snapshot_format import check_format
 from schemas.usage import Slice, Watermark
 
@@ -59,9 +60,11 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
         archive: Archive | None = None,
     ) -> None:
         log, self._watermark = IdLog(archive), Watermark()
+        self._files = SnapshotFiles(archive)
         if resume is not None:
-            check_format(resume, "dedupe", FORMAT)
-            state = msgspec.msgpack.decode(resume, type=_Snapshot)
+            snapshot = self._files.found(resume)
+            check_format(snapshot, "dedupe", FORMAT)
+            state = msgspec.msgpack.decode(snapshot, type=_Snapshot)
             log = IdLog(archive, state.log)
             self._watermark = Watermark(state.watermark_ms, state.sources)
         self._seen = SeenIds(config, on_evicted, log)
@@ -72,6 +75,7 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
         out = []
         for piece in values:
             self._seen.log.open(f"ids-{shard_key(piece.shard)}")
+            self._files.open(f"snapshot-ids-{shard_key(piece.shard)}")
             if len(piece):
                 keep = self._seen.admit(piece.identity, piece.append_ms, self._watermark.at_ms // 1000)
                 if not keep.all():
@@ -90,9 +94,8 @@ class DedupeLogic(StatefulBatchLogic[Slice, Slice, bytes]):
         seen = self._seen
         if len(seen) <= RECENT_MAX:
             seen.compact(self._watermark.at_ms // 1000)
-        return msgspec.msgpack.encode(
-            _Snapshot(FORMAT, seen.log.dump(), self._watermark.at_ms, dict(self._watermark.sources))
-        )
+        state = _Snapshot(FORMAT, seen.log.dump(), self._watermark.at_ms, dict(self._watermark.sources))
+        return self._files.stored(msgspec.msgpack.encode(state))
 
 
 @operator

@@ -99,6 +99,13 @@ class UniqueSketch:
         else:
             self._add_exactly(other._decoded_hashes())
 
+    def hashes(self) -> U64 | None:
+        """The hashes of its values, in no order; None if it estimates them."""
+        if self._is_large():
+            return None
+        known = self._decoded_hashes()
+        return np.fromiter(known, np.uint64, len(known))
+
     def state(self) -> bytes:
         """Encode for ClickHouse; the same values give the same bytes. Kept until a value is new."""
         if self._state is None:

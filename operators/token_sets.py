@@ -63,6 +63,9 @@ class TokenSets:
         """Numbers of entries."""
         self._insert(np.repeat(np.arange(len(counts)), np.maximum(counts, 0)), tokens)
 
+    def __len__(self) -> int:
+        return self._sets
+
     def begin(self, count: int) -> I64:
         """Begin so many sets; their numbers."""
         first, self._sets = self._sets, self._sets + count
@@ -98,6 +101,22 @@ class TokenSets:
             tokens,
         )
         return is_large
+
+    def adopt(self, number: int, sketch: UniqueSketch) -> None:
+        """Let a set that has nothing yet be another's: a large one is not copied."""
+        hashes = sketch.hashes()
+        if hashes is None:
+            self._count[number], self._large[number] = _LARGE, sketch
+        else:
+            self.add(np.full(len(hashes), number), hashes)
+
+    def counts(self, numbers: I64) -> I64:
+        """How many tokens sets have: exact, or an estimate."""
+        self._settle()
+        counts = self._count[numbers]
+        for place in np.flatnonzero(counts == _LARGE).tolist():
+            counts[place] = self._large[int(numbers[place])].count()
+        return counts
 
     def sketch(self, number: int) -> UniqueSketch:
         """One set, to be read and not changed."""

@@ -1,7 +1,7 @@
 """Rows of usage in columns: added to and priced together. A row is an account's usage of one meter.
 
-A row has what `Usage` has that more usage changes, but for distinct values, which stay in that `Usage`. All
-is in terms of rows' numbers, which last: an account and meter that come again get their row again.
+A row has what `Usage` has that more usage changes; `copy_back` brings it there. All is in terms of rows'
+numbers, which last: an account and meter that come again get their row again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from operators.account_state import Usage
 from operators.aggregate import Limbs, add, from_integers
-from operators.folds import pack
+from operators.folds import pack, tokens_of
 from operators.hyperloglog import UniqueSketch
 from operators.numbering import UNKNOWN, Numbering
 from operators.price_table import Priced, PriceTable, averages
+from operators.token_sets import TokenSets
 from operators.usage_rows import UsageRows
 from schemas.catalog import Catalog
 from schemas.meters import AggregationType
@@ -30,15 +31,22 @@ Table: TypeAlias = npt.NDArray[Any]
 AVERAGED_MAX = 1 << 32
 """Readings, of which an average is made here."""
 
+LEFT_MAX = 1_024
+"""Sets of values that may be left behind; or half of all."""
+
 _ROW = np.dtype(
     [
-        *((name, np.int64) for name in ("account", "meter", "price", "place", "events", "hi", "minor")),
+        *(
+            (name, np.int64)
+            for name in ("account", "meter", "price", "place", "set", "events", "hi", "minor")
+        ),
         ("lo", np.uint64),
         *((name, np.bool_) for name in ("is_here", "is_stale", "is_unsent", "is_stored", "is_ahead")),
     ]
 )
-"""`price` is its number in the table of prices; `minor`, what was owed when it was priced last, in minor
-units; `is_ahead`: it has more than its `Usage`; the other names are those of `Usage`."""
+"""`price` is its number in the table of prices; `set`, that of its distinct values, or -1; `minor`, what was
+owed when it was priced last, in minor units; `is_ahead`: it has more than its `Usage`. The other names are
+those of `Usage`."""
 
 
 class UsageTable:
@@ -53,6 +61,9 @@ class UsageTable:
         self.unique: Mask = np.array([kind is AggregationType.COUNT_UNIQUE for kind in kinds], np.bool_)
         """Meters that count distinct values."""
         self._numbering = Numbering()
+        self._values = TokenSets()
+        self._left = 0
+        """Sets of rows that are not here any more."""
         self.rows: Table = np.zeros(0, _ROW)
         self.usages: list[Usage] = []
         """Of each row."""
@@ -87,6 +98,7 @@ class UsageTable:
             "meter": meter,
             "price": [numbers.get((usage.plan_id, usage.meter_id), 0) for usage in usages],
             "place": [usage.place for usage in usages],
+            "set": self._sets_of(usages, self.unique[meter]),
             "events": [usage.events for usage in usages],
             "lo": np.array([total & (1 << 64) - 1 for total in totals], np.uint64),
             "hi": [total >> 64 for total in totals],
@@ -101,20 +113,40 @@ class UsageTable:
         self._unsent.append(rows[self.rows["is_unsent"][rows]])
         return rows
 
+    def _sets_of(self, usages: Sequence[Usage], is_unique: Mask) -> I64:
+        """Sets of the distinct values of usages; -1 of a usage that counts none."""
+        numbers = np.full(len(usages), -1, np.int64)
+        at = np.flatnonzero(is_unique)
+        numbers[at] = self._values.begin(len(at))
+        for place, number in zip(at.tolist(), numbers[at].tolist(), strict=True):
+            uniques = usages[place].uniques
+            if uniques is not None:
+                self._values.adopt(number, uniques)
+        return numbers
+
     def copy_back(self, rows: I64) -> None:
-        """Bring the `Usage` of each row up to date: its events, total, and whether its charge is unsent."""
-        columns = (self.rows[name][rows].tolist() for name in ("events", "lo", "hi", "is_unsent", "is_ahead"))
-        for row, events, lo, hi, is_unsent, is_ahead in zip(rows.tolist(), *columns, strict=True):
+        """Bring the `Usage` of each row up to date, and whether its charge is unsent."""
+        names = ("events", "lo", "hi", "set", "is_unsent", "is_ahead")
+        columns = (self.rows[name][rows].tolist() for name in names)
+        for row, events, lo, hi, number, is_unsent, is_ahead in zip(rows.tolist(), *columns, strict=True):
             usage = self.usages[row]
             usage.is_unsent = is_unsent
             if is_ahead:
                 usage.events, usage.total = events, EXACT.scaleb(hi << 64 | lo, -DECIMALS_MAX)
+                if number >= 0:
+                    usage.uniques = self._values.sketch(number)
         self.rows["is_ahead"][rows] = False
 
     def drop(self, rows: list[int]) -> None:
         """Their usage is not here any more."""
         for mark in ("is_here", "is_stale", "is_unsent"):
             self.rows[mark][rows] = False
+        self._left += int((self.rows["set"][rows] >= 0).sum())
+        if self._left > max(LEFT_MAX, len(self._values) // 2):
+            held = np.flatnonzero(self.rows["is_here"] & (self.rows["set"] >= 0))
+            self._values.keep(self.rows["set"][held])
+            self.rows["set"][held] = np.arange(len(held))
+            self._left = 0
 
     def add(self, row: I64, added: UsageRows, tokens: U64, settled: int) -> None:
         """Add usage to rows, each to another.
@@ -129,14 +161,12 @@ class UsageTable:
         for mark in ("is_stale", "is_unsent", "is_ahead"):
             table[mark][row] = True
         at = np.flatnonzero(self.unique[added.meter])
-        columns = (column[at].tolist() for column in (row, added.start, added.end, added.first))
-        for number, start, end, first in zip(*columns, strict=True):
-            usage, values = self.usages[number], tokens[start:end]
-            usage.uniques = usage.uniques or UniqueSketch()
-            usage.uniques.add(values)
-            if first < settled:
-                usage.settled = usage.settled or UniqueSketch()
-                usage.settled.add(values)
+        owner, values = tokens_of(at, added.start, added.end, tokens)
+        self._values.add(table["set"][row[owner]], values)
+        for late in at[added.first[at] < settled].tolist():
+            usage = self.usages[row[late]]
+            usage.settled = usage.settled or UniqueSketch()
+            usage.settled.add(tokens[added.start[late] : added.end[late]])
 
     def take_stale(self) -> I64:
         """Rows that changed since the last call."""
@@ -162,9 +192,7 @@ class UsageTable:
         counted = np.flatnonzero(self._counted[meter])
         lo[counted], hi[counted] = from_integers(events[counted])
         unique = np.flatnonzero(self.unique[meter])
-        sketches = [self.usages[row].uniques for row in rows[unique].tolist()]
-        distinct = np.array([0 if sketch is None else sketch.count() for sketch in sketches], np.int64)
-        lo[unique], hi[unique] = from_integers(distinct)
+        lo[unique], hi[unique] = from_integers(self._values.counts(self.rows["set"][rows[unique]]))
         averaged = np.flatnonzero(self._averaged[meter])
         lo[averaged], hi[averaged] = averages(lo[averaged], hi[averaged], events[averaged])
         return lo, hi

@@ -31,6 +31,7 @@ from operators.cell_log import CellLog
 from operators.folds import Part, fold, pack, part_of, unpack
 from operators.levels import Level
 from operators.shard import shard_key
+from operators.snapshot_files import SnapshotFiles
 from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
 from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, U64, Mask, Slice
@@ -212,8 +213,9 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
         on_held: OnHeld = _ignore,
         archive: Archive | None = None,
     ) -> None:
+        self._files = SnapshotFiles(archive)
         if resume:
-            state = restore(resume, config.meters, archive)
+            state = restore(self._files.found(resume), config.meters, archive)
         else:
             state = WindowState(list(config.meters), log=CellLog(archive))
         self._windows = Windows(state, config.generation)
@@ -228,6 +230,7 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
     def on_batch(self, values: list[Slice]) -> tuple[Iterable[LateRows], bool]:
         for piece in values:
             self._windows.state.log.open(f"window-{shard_key(piece.shard)}")
+            self._files.open(f"snapshot-window-{shard_key(piece.shard)}")
         late = [LateRows(rows) for piece in values if (rows := self._windows.take(piece)) is not None]
         if self._due is None and (self._windows.is_dirty or self._windows.is_forgetful):
             self._due = self._now() + self._interval
@@ -261,7 +264,7 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
         self._windows.fold()
         state = self._windows.state
         state.log.renew(state.cells)
-        return dump(state)
+        return self._files.stored(dump(state))
 
 
 @dataclass(frozen=True)

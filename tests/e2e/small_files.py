@@ -6,12 +6,13 @@ python -m tests.e2e.small_files run --until-end
 from __future__ import annotations
 
 from dataflows.cli import main
-from operators import cell_log, id_log
+from operators import cell_log, id_log, snapshot_files
 
 __all__ = ["main"]
 
 id_log.RUN_IDS = 20
 cell_log.CELLS_MIN = 10
+snapshot_files.BYTES_MIN = 1_000
 
 if __name__ == "__main__":
     main()

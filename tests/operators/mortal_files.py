@@ -22,6 +22,15 @@ class MortalFiles:
         self.written.append(name)
         self._live()
 
+    def write_over(self, name: str, data: bytes) -> None:
+        before = self.files.get(name, b"")
+        self._live()
+        self.files[name] = data[: len(data) // 2] + before[len(data) // 2 :]
+        self._live()
+        self.files[name] = data + before[len(data) :]
+        self.written.append(name)
+        self._live()
+
     def get(self, name: str) -> bytes:
         try:
             return self.files[name]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from operators import snapshot_files
 from operators.bill import Alerts, BillLogic, ChargeRows, WalletRows
 from operators.bills import BillConfig
 from operators.decode import DecodeConfig, decode_batch
@@ -26,6 +27,8 @@ from schemas.events import RawBatch, Reject
 from schemas.usage import AccountSlice, Slice
 from schemas.wallets import WalletAlert, WalletRow
 from tests.operators.mortal_files import MortalFiles
+
+snapshot_files.BYTES_MIN = 500  # so that the few accounts of a test have files, too
 
 Key = tuple[Any, ...]
 Snapshots = dict[str, tuple[bytes, bytes, bytes]]

@@ -15,6 +15,7 @@ from operators import cell_log
 from operators.bill_state import FORMAT, Shelf
 from operators.bills import BillConfig, Bills
 from operators.folds import unpack
+from operators.snapshot_files import SnapshotFiles
 from schemas.catalog import Catalog, load_catalog
 from tests.builders import account_event, payload
 from tests.operators.pipeline import Pipeline
@@ -31,7 +32,7 @@ def cells_min(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def bill_states(pipeline: Pipeline) -> list[bytes]:
-    return [bill for _, _, bill in pipeline.snapshot().values()]
+    return [SnapshotFiles(pipeline.archive).found(bill) for _, _, bill in pipeline.snapshot().values()]
 
 
 @settings(max_examples=60, deadline=None)

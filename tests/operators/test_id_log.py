@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflows.state_files import DIRECTORY, StateFiles
-from operators import id_log, seen_ids
+from operators import id_log, seen_ids, snapshot_files
 from operators.dedupe import DedupeLogic
 from operators.seen_ids import DedupeConfig
 from schemas.usage import U64
@@ -23,6 +23,7 @@ FEW = DedupeConfig(600, ids_max=7)
 
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_files, "BYTES_MIN", 1 << 40)  # no snapshot is one
     monkeypatch.setattr(id_log, "RUN_IDS", 3)
     monkeypatch.setattr(seen_ids, "RECENT_MAX", 2)
 

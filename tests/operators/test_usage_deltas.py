@@ -12,6 +12,7 @@ from msgspec import structs
 from operators.bill_state import Shelf
 from operators.bills import BillConfig, Bills
 from operators.hyperloglog import EXACT_MAX
+from operators.snapshot_files import SnapshotFiles
 from tests.operators.pipeline import Pipeline, utc
 from tests.operators.stories import BEGIN, CATALOG, Story, batch, busy_steps, story_of, tell
 
@@ -60,7 +61,8 @@ def tell_in_polls(story: Story, sizes: list[int]) -> None:
 def is_restored_whole(pipeline: Pipeline) -> None:
     now_ms = round(pipeline.now.timestamp() * 1000)
     for _, _, bill in pipeline._shard.values():
-        restored = Bills(BillConfig(CATALOG), Shelf.restore(bill.snapshot(), CATALOG))
+        snapshot = SnapshotFiles(pipeline.archive).found(bill.snapshot())
+        restored = Bills(BillConfig(CATALOG), Shelf.restore(snapshot, CATALOG))
         for bills in (restored, bill._bills):
             bills.fold()
         assert plain(restored.shelf, now_ms) == plain(bill._bills.shelf, now_ms)

@@ -7,7 +7,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from operators import cell_log, window_state
+from operators import cell_log, snapshot_files, window_state
 from operators.window_state import FORMAT, WindowedMeter, dump, restore
 from schemas.meters import Meter
 from tests.builders import NOON, meter, usage_event
@@ -17,6 +17,7 @@ from tests.operators.window_shard import Row, WindowShard, tokens
 
 @pytest.fixture(autouse=True, params=[cell_log.CELLS_MIN, 1], ids=["whole", "in files"])
 def cells_min(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_files, "BYTES_MIN", 1 << 40)  # no snapshot is one
     monkeypatch.setattr(cell_log, "CELLS_MIN", request.param)
 
 

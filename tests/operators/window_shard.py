@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from operators.hyperloglog import UniqueSketch
+from operators.snapshot_files import SnapshotFiles
 from operators.window import LateRows, WindowConfig, WindowLogic
 from operators.window_state import WindowedMeter, WindowState, restore
 from schemas.events import Progress
@@ -99,4 +100,5 @@ class WindowShard:
 
     @property
     def state(self) -> WindowState:
-        return restore(self.logic.snapshot(), self.config.meters, deepcopy(self.archive))
+        snapshot = SnapshotFiles(self.archive).found(self.logic.snapshot())
+        return restore(snapshot, self.config.meters, deepcopy(self.archive))
