@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import bytewax.operators as op
@@ -43,6 +44,7 @@ from operators.decode_accounts import DecodeAccountsConfig, decode_accounts
 from operators.dedupe import DedupeConfig, dedupe
 from operators.meter import meter
 from operators.shard import shard, shard_key
+from operators.snapshot_files import SnapshotFiles
 from operators.window import WindowConfig, window
 from operators.window_state import WindowedMeter
 from schemas.catalog import Catalog
@@ -158,12 +160,10 @@ def flow() -> Dataflow:
     """The flow of the environment's settings: `python -m bytewax.run "dataflows.metering:flow()"`."""
     settings = Settings.load()
     install_drain_handler()
+    archive = StateFiles(settings.recovery_dir)
+    sinks = store_sinks(settings, archive)
     return build_flow(
-        read_catalog(settings.catalog),
-        settings,
-        kafka_source(settings),
-        store_sinks(settings),
-        archive=StateFiles(settings.recovery_dir),
+        read_catalog(settings.catalog), settings, kafka_source(settings), sinks, archive=archive
     )
 
 
@@ -189,9 +189,12 @@ def kafka_source(settings: Settings, *, until_end: bool = False) -> RawSource:
     return KafkaSource(config)
 
 
-def store_sinks(settings: Settings) -> Sinks:
-    """ClickHouse, Redis and the dead-letter topic."""
-    shards = settings.shards
+def store_sinks(settings: Settings, archive: Archive) -> Sinks:
+    """ClickHouse, Redis and the dead-letter topic.
+
+    :arg archive: Files beside the recovery store, for rows that wait for ClickHouse.
+    """
+    shards, files = settings.shards, partial(SnapshotFiles, archive)
     store = ClickHouseConfig(
         url=settings.clickhouse_url,
         insert_rows_max=settings.clickhouse_insert_rows_max,
@@ -204,10 +207,10 @@ def store_sinks(settings: Settings) -> Sinks:
         url=settings.redis_url, timeout_s=settings.redis_timeout_s, drain_s=settings.redis_drain_s
     )
     return Sinks(
-        usage_events=usage_events(store, shards, settings.usage_topic),
-        usage_windows=usage_windows(store, shards),
-        late_readings=late_readings(store, shards),
-        usage_charges=usage_charges(store, shards),
+        usage_events=usage_events(store, shards, settings.usage_topic, files),
+        usage_windows=usage_windows(store, shards, files),
+        late_readings=late_readings(store, shards, files),
+        usage_charges=usage_charges(store, shards, files),
         dead_letters=dead_letters(store, shards),
         dead_letter_topic=DeadLetterTopicSink(options, settings.dead_letter_topic, shards),
         wallets=WalletsSink(redis, shards),

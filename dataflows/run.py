@@ -63,7 +63,7 @@ def run(settings: Settings, options: RunOptions) -> None:
         require_topics(settings)
         source = kafka_source(settings, until_end=options.until_end)
         archive = StateFiles(store.directory)
-        flow = build_flow(catalog, settings, source, store_sinks(settings), archive=archive)
+        flow = build_flow(catalog, settings, source, store_sinks(settings, archive), archive=archive)
         _serve_metrics(settings.metrics_port, store)
         _drain_on_signals()
         _tune_garbage_collector()

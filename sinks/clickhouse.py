@@ -1,30 +1,44 @@
-"""Batches into ClickHouse tables, overlapping the stream, acknowledged before an epoch commits.
+"""Batches into ClickHouse tables, overlapping the stream, acknowledged or kept before an epoch commits.
 
 (shard key, RecordBatch) -> one table, column by column by name, through one buffer and one thread a process.
-`snapshot()` returns only when ClickHouse has acknowledged every row of the epoch, so a replay can repeat
-rows but never lose one. A repeated row is harmless because each table is a ReplacingMergeTree whose
-rows are absolute: the module of each table says by which key and version.
+State of a part: its rows that ClickHouse has not acknowledged (sinks/kept_rows.py). A resumed part sends them
+again, so that a replay can repeat rows but never lose one, and the stream does not stand still for an insert.
+Without files for them `snapshot()` returns only when every row of the epoch is acknowledged.
+A repeated row is harmless because each table is a ReplacingMergeTree whose rows are absolute: the module of
+each table says by which key and version.
 
-Past the limits: a full buffer (`buffer_bytes_max`) holds the stream back; a store that stays away
-(`retry_deadline_s`) or that refuses more rows than can be bad (`rejected_rows_max`) ends the process.
+Past the limits: more rows than can be kept (`kept_bytes_max`) hold up the epoch's end, a full buffer
+(`buffer_bytes_max`) the stream; a store that stays away (`retry_deadline_s`) or that refuses more rows than
+can be bad (`rejected_rows_max`) ends the process.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
 
 from sinks import metrics
 from sinks.inserts import ClickHouseConfig, Inserter, Rejected
+from sinks.kept_rows import KeptRows, MakeFiles
 from sinks.shards import ShardSink
 
 __all__ = ["ClickHouseConfig", "ClickHouseSink", "Writer"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Rows(NamedTuple):
+    """Rows that came for a part."""
+
+    part: str
+    batch: pa.RecordBatch
 
 
 class Writer:
@@ -38,31 +52,60 @@ class Writer:
     so that the stream stands still for the slowest insert and not for the sum of them."""
 
     def __init__(
-        self, config: ClickHouseConfig, table: str, schema: pa.Schema, rejected: Rejected | None = None
+        self,
+        config: ClickHouseConfig,
+        table: str,
+        schema: pa.Schema,
+        rejected: Rejected | None = None,
+        *,
+        files: MakeFiles | None = None,
     ) -> None:
-        self._config, self._table, self._schema = config, table, schema
+        """`files`: where the unacknowledged rows of a part are kept."""
+        self._config, self._table, self._schema, self._files = config, table, schema, files
         self._stop = threading.Event()
         self._inserter = Inserter(config, table, rejected, self._stop)
         self._changed = threading.Condition()
         # All below is guarded by `_changed`. Batches are counted: the buffer's first is `_acknowledged + 1`.
-        self._buffer: deque[pa.RecordBatch] = deque()
+        self._buffer: deque[_Rows] = deque()
+        self._under_way: list[_Rows] = []
+        self._kept: dict[str, KeptRows] = {}
         self._rows = 0
         self._bytes = 0  # of the insert under way, too
         self._added = self._acknowledged = self._flush_to = 0
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
-    def restore(self, part: str, state: None) -> None:
-        """There is no state: what is committed is in ClickHouse."""
+    def restore(self, part: str, state: bytes | None) -> None:
+        for batch in self._kept_rows(part).found(state) if state else ():
+            self.add(batch, part)
 
     def write(self, part: str, values: Sequence[pa.RecordBatch]) -> None:
         for batch in values:
-            self.add(batch)
+            self.add(batch, part)
 
-    def snapshot(self, part: str) -> None:
-        self.flush()
+    def snapshot(self, part: str) -> bytes | None:
+        if self._files is None:
+            self.flush()
+            return None
+        with self._changed:
+            self._raise_error()
+            if self._bytes > self._config.kept_bytes_max:
+                self._flush_to = self._added
+                self._changed.notify_all()
+                most = self._config.kept_bytes_max
+                self._changed.wait_for(lambda: self._error or self._bytes <= most)
+                self._raise_error()
+            left = [rows.batch for rows in (*self._under_way, *self._buffer) if rows.part == part]
+        return self._kept_rows(part).stored(left) if left else None
 
-    def add(self, batch: pa.RecordBatch) -> None:
+    def _kept_rows(self, part: str) -> KeptRows:
+        if part not in self._kept:
+            if self._files is None:
+                raise ValueError(f"the recovery store has rows of {self._table}, and there are no files")
+            self._kept[part] = KeptRows(self._files(), self._table, part)
+        return self._kept[part]
+
+    def add(self, batch: pa.RecordBatch, part: str = "") -> None:
         """Buffer rows of the table's schema; blocks while the buffer is full."""
         if not batch.schema.equals(self._schema):
             raise TypeError(f"{self._table} takes {self._schema}, not {batch.schema}")
@@ -71,7 +114,7 @@ class Writer:
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._bytes < self._config.buffer_bytes_max)
             self._raise_error()
-            self._buffer.append(batch)
+            self._buffer.append(_Rows(part, batch))
             self._added += 1
             self._rows += batch.num_rows
             self._bytes += text_bytes(batch)
@@ -100,9 +143,23 @@ class Writer:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop the thread. Rows that were not flushed are dropped: their epoch has not committed."""
+        """Stop the thread. Rows that are kept get `drain_s` to be acknowledged; the rest stays in the last
+        snapshots. Others that were not flushed are dropped: their epoch has not committed."""
         self._open.discard(self)
         with self._changed:
+            if self._files is not None and self._error is None:
+                self._flush_to = self._added
+                self._changed.notify_all()
+                self._changed.wait_for(
+                    lambda: self._error or self._acknowledged == self._added, self._config.drain_s
+                )
+                left = sum(rows.batch.num_rows for rows in (*self._under_way, *self._buffer))
+                if left:
+                    _LOG.warning(
+                        "%d rows of %s are not in ClickHouse yet; the next start sends them",
+                        left,
+                        self._table,
+                    )
             self._stop.set()
             self._changed.notify_all()
         if self._thread is not None:
@@ -118,6 +175,7 @@ class Writer:
             while batches := self._take():
                 self._inserter.insert(one_chunk(batches))
                 with self._changed:
+                    self._under_way = []
                     self._acknowledged += len(batches)
                     self._bytes -= sum(text_bytes(batch) for batch in batches)
                     metrics.BUFFERED_BYTES.labels(self._table).set(self._bytes)
@@ -130,18 +188,19 @@ class Writer:
     def _take(self) -> list[pa.RecordBatch]:
         """The batches of the next insert, when it is due; none when the writer is closed."""
         due = time.monotonic() + self._config.insert_interval_ms / 1000
-        taken: list[pa.RecordBatch] = []
+        taken: list[_Rows] = []
         with self._changed:
             self._changed.wait_for(lambda: self._stop.is_set() or self._is_full(), due - time.monotonic())
             self._changed.wait_for(lambda: self._stop.is_set() or self._buffer)
             rows = 0
             while self._buffer and not self._stop.is_set():
-                if taken and rows + self._buffer[0].num_rows > self._config.insert_rows_max:
+                if taken and rows + self._buffer[0].batch.num_rows > self._config.insert_rows_max:
                     break
-                rows += self._buffer[0].num_rows
+                rows += self._buffer[0].batch.num_rows
                 taken.append(self._buffer.popleft())
             self._rows -= rows
-        return taken
+            self._under_way = taken
+        return [one.batch for one in taken]
 
     def _is_full(self) -> bool:
         """Whether the next insert should not wait for its interval: a flush waits, or the rows are enough."""
@@ -175,7 +234,7 @@ def text_bytes(batch: pa.RecordBatch) -> int:
 _TEXTS = (pa.string(), pa.binary())
 
 
-class ClickHouseSink(ShardSink[pa.RecordBatch, None]):
+class ClickHouseSink(ShardSink[pa.RecordBatch, "bytes | None"]):
     """A table as a Bytewax sink."""
 
     def __init__(
@@ -185,5 +244,7 @@ class ClickHouseSink(ShardSink[pa.RecordBatch, None]):
         schema: pa.Schema,
         shards: int,
         rejected: Rejected | None = None,
+        *,
+        files: MakeFiles | None = None,
     ) -> None:
-        super().__init__(shards, lambda: Writer(config, table, schema, rejected))
+        super().__init__(shards, lambda: Writer(config, table, schema, rejected, files=files))

@@ -9,9 +9,10 @@ from __future__ import annotations
 from schemas.arrow import LATE_READINGS
 from sinks.clickhouse import ClickHouseConfig, ClickHouseSink
 from sinks.dead_letters import StoreRejects
+from sinks.kept_rows import MakeFiles
 
 TABLE = "late_readings"
 
 
-def late_readings(config: ClickHouseConfig, shards: int) -> ClickHouseSink:
-    return ClickHouseSink(config, TABLE, LATE_READINGS, shards, StoreRejects(config, TABLE))
+def late_readings(config: ClickHouseConfig, shards: int, files: MakeFiles | None = None) -> ClickHouseSink:
+    return ClickHouseSink(config, TABLE, LATE_READINGS, shards, StoreRejects(config, TABLE), files=files)

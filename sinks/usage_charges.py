@@ -10,9 +10,10 @@ from __future__ import annotations
 from schemas.arrow import USAGE_CHARGES
 from sinks.clickhouse import ClickHouseConfig, ClickHouseSink
 from sinks.dead_letters import StoreRejects
+from sinks.kept_rows import MakeFiles
 
 TABLE = "usage_charges"
 
 
-def usage_charges(config: ClickHouseConfig, shards: int) -> ClickHouseSink:
-    return ClickHouseSink(config, TABLE, USAGE_CHARGES, shards, StoreRejects(config, TABLE))
+def usage_charges(config: ClickHouseConfig, shards: int, files: MakeFiles | None = None) -> ClickHouseSink:
+    return ClickHouseSink(config, TABLE, USAGE_CHARGES, shards, StoreRejects(config, TABLE), files=files)

@@ -10,10 +10,15 @@ from __future__ import annotations
 from schemas.arrow import USAGE_EVENTS
 from sinks.clickhouse import ClickHouseConfig, ClickHouseSink
 from sinks.dead_letters import StoreRejects
+from sinks.kept_rows import MakeFiles
 
 TABLE = "usage_events"
 
 
-def usage_events(config: ClickHouseConfig, shards: int, topic: str) -> ClickHouseSink:
+def usage_events(
+    config: ClickHouseConfig, shards: int, topic: str, files: MakeFiles | None = None
+) -> ClickHouseSink:
     """`topic`: where the events come from; it names the dead letter of a row that ClickHouse refuses."""
-    return ClickHouseSink(config, TABLE, USAGE_EVENTS, shards, StoreRejects(config, TABLE, topic))
+    return ClickHouseSink(
+        config, TABLE, USAGE_EVENTS, shards, StoreRejects(config, TABLE, topic), files=files
+    )

@@ -10,9 +10,10 @@ from __future__ import annotations
 from schemas.arrow import USAGE_WINDOWS
 from sinks.clickhouse import ClickHouseConfig, ClickHouseSink
 from sinks.dead_letters import StoreRejects
+from sinks.kept_rows import MakeFiles
 
 TABLE = "usage_windows"
 
 
-def usage_windows(config: ClickHouseConfig, shards: int) -> ClickHouseSink:
-    return ClickHouseSink(config, TABLE, USAGE_WINDOWS, shards, StoreRejects(config, TABLE))
+def usage_windows(config: ClickHouseConfig, shards: int, files: MakeFiles | None = None) -> ClickHouseSink:
+    return ClickHouseSink(config, TABLE, USAGE_WINDOWS, shards, StoreRejects(config, TABLE), files=files)

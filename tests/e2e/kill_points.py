@@ -23,16 +23,16 @@ from operators.archive import Parts
 from operators.bill import BillLogic
 from operators.dedupe import DedupeLogic
 from operators.window import WindowLogic
-from sinks.clickhouse import Writer
 from sinks.dead_letter_topic import TopicWriter
 from sinks.inserts import Inserter
+from sinks.kept_rows import KeptRows
 from sinks.topic import PRODUCER_OPTIONS
 from sinks.wallet_store import WalletStore
 from sinks.wallets import WalletsSink
 from tests.e2e.small_files import main
 
 STUCK_S = 3.0
-"""Several epochs: a row that is not acknowledged by then must have kept its epoch from committing."""
+"""Several epochs, which commit with rows that are not acknowledged."""
 
 
 def die() -> None:
@@ -89,9 +89,14 @@ def is_table(name: str) -> Callable[..., bool]:
     return lambda inserter, *_: inserter._table == name
 
 
-def clickhouse_acknowledged(times: int) -> None:
-    """A table's flush of an epoch has returned; other tables and the epoch itself are still open."""
-    after(Writer, "flush", times, lambda writer: writer._added > 0)
+def rows_kept(times: int) -> None:
+    """Rows that ClickHouse does not have yet are in a file, and no snapshot names it."""
+    after(KeptRows, "stored", times)
+
+
+def rows_resuming(times: int) -> None:
+    """Rows that were kept are read, and ClickHouse does not have them yet."""
+    after(KeptRows, "found", times)
 
 
 def insert_acknowledged(table: str) -> Callable[[int], None]:
@@ -185,7 +190,8 @@ def wallets_resuming(times: int) -> None:
 
 
 PLACES: dict[str, Callable[[int], None]] = {
-    "clickhouse-acknowledged": clickhouse_acknowledged,
+    "rows-kept": rows_kept,
+    "rows-resume": rows_resuming,
     "windows-acknowledged": insert_acknowledged("usage_windows"),
     "events-acknowledged": insert_acknowledged("usage_events"),
     "charges-acknowledged": insert_acknowledged("usage_charges"),

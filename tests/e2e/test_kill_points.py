@@ -64,10 +64,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 @pytest.mark.parametrize(
     "kills",
     [
-        [("clickhouse-acknowledged", 1), ("clickhouse-acknowledged", 40)],
+        [("rows-kept", 1), ("rows-kept", 40)],
         [("windows-acknowledged", 1)],
         [("events-acknowledged", 1), ("charges-acknowledged", 1)],
-        [("insert-stuck", 1)],
+        [("insert-stuck", 1), ("rows-resume", 1), ("rows-resume", 2)],
         [("redis-acknowledged", 1), ("redis-acknowledged", 2)],
         [("redis-stuck", 1)],
         [("dead-letters-acknowledged", 1)],
