@@ -211,7 +211,7 @@ def store_sinks(settings: Settings, archive: Archive) -> Sinks:
         usage_windows=usage_windows(store, shards, files),
         late_readings=late_readings(store, shards, files),
         usage_charges=usage_charges(store, shards, files),
-        dead_letters=dead_letters(store, shards),
+        dead_letters=dead_letters(store, shards, files),
         dead_letter_topic=DeadLetterTopicSink(options, settings.dead_letter_topic, shards),
         wallets=WalletsSink(redis, shards),
         wallet_alerts=WalletAlertsSink(options, settings.alert_topic, shards),

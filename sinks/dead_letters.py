@@ -24,6 +24,7 @@ from schemas.events import Reason, Reject
 from sinks.clickhouse import ClickHouseConfig, ClickHouseSink
 from sinks.failures import brief
 from sinks.inserts import Inserter
+from sinks.kept_rows import MakeFiles
 
 TABLE = "dead_letters"
 
@@ -50,9 +51,9 @@ def _headers_json(headers: Sequence[tuple[str, bytes]]) -> str:
     return json.dumps([[name, base64.b64encode(value).decode()] for name, value in headers])
 
 
-def dead_letters(config: ClickHouseConfig, shards: int) -> ClickHouseSink:
+def dead_letters(config: ClickHouseConfig, shards: int, files: MakeFiles | None = None) -> ClickHouseSink:
     """The table. A dead letter that ClickHouse refuses has nowhere to go: it ends the process."""
-    return ClickHouseSink(config, TABLE, DEAD_LETTERS, shards)
+    return ClickHouseSink(config, TABLE, DEAD_LETTERS, shards, files=files)
 
 
 class StoreRejects:
