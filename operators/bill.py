@@ -59,6 +59,9 @@ OnHeld: TypeAlias = Callable[[int], None]
 BACKLOG = timedelta(seconds=5)
 """Records appended longer ago than this are a backlog."""
 
+PAUSE = 1.5
+"""So many waits after wallets were sent last, the next ones do not wait."""
+
 LIVE_PART, BACKLOG_PART = 0.5, 0.03
 """Of the time, what sending wallets, or charges, may take in a flow that is behind. The cost alone must not
 decide: it is measured by the clock, and so grows with all else that the machine does; and the longer a flush
@@ -89,6 +92,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
         self._config = config
         self._now = now
         self._wallet_cost = self._charge_cost = timedelta()
+        self._wallets_sent_at = now()
         self._behind = timedelta()
         """How long before now the newest record was appended when it came."""
         self._on_held = on_held
@@ -118,6 +122,8 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
             self._behind = now - datetime.fromtimestamp(newest_ms / 1000, UTC)
         if self._bills.has_wallets or self._bills.has_alerts:
             wait = self._wait(self._config.wallet_flush_ms, self._wallet_cost)
+            if self._behind <= BACKLOG and now - self._wallets_sent_at > PAUSE * wait:
+                wait = timedelta()  # the stream stood still for an epoch's end, or was silent
             self._wallets_due = _sooner(self._wallets_due, now + wait)
         if self._bills.has_charges:
             wait = self._wait(self._config.charge_flush_ms, self._charge_cost)
@@ -154,7 +160,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
         return [*self._wallets(self._now(), is_last=True), *self._charges(is_last=True)], self.RETAIN
 
     def _wallets(self, now: datetime, *, is_last: bool = False) -> Iterable[Bill]:
-        self._wallets_due = None
+        self._wallets_due, self._wallets_sent_at = None, now
         rows = self._bills.wallets(int(now.timestamp() * 1000))
         alerts = self._bills.alerts(is_last=is_last)
         self._wallet_cost = self._now() - now

@@ -21,7 +21,7 @@ from operators.snapshot_format import StoredIntegers
 from operators.token_sets import TokenSets
 from schemas.usage import I32, I64, U64, Mask
 
-WAITING_MAX = 4_096
+WAITING_MAX = 1_024
 """Rows that wait to be added together: an epoch's end adds them, and would take longer with more."""
 SMALL = 2_048
 """Cells of a level that is cheaper to copy, 40 us, than to keep another beside it."""

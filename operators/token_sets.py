@@ -61,7 +61,9 @@ class TokenSets:
         self._used = self._left = 0
         self._slots: I32 = np.full(_slots_for(len(tokens)), _NONE, np.int32)
         """Numbers of entries."""
-        self._insert(np.repeat(np.arange(len(counts)), np.maximum(counts, 0)), tokens)
+        owners = np.repeat(np.arange(len(counts)), np.maximum(counts, 0))
+        # The last one first: a chain begins with what came last, and is stored again as it was found.
+        self._insert(owners[::-1].copy(), tokens[::-1].copy())
 
     def __len__(self) -> int:
         return self._sets
@@ -171,14 +173,14 @@ class TokenSets:
         return first
 
     def dump(self, numbers: I64) -> tuple[I64, U64, list[bytes]]:
-        """Of these sets, in this order: counts, all tokens, the states of the large ones."""
+        """Of these sets, in this order: counts, tokens (of one set in no order), states of the large ones."""
         counts, tokens = self._small(numbers)
         large = [self._large[n].state() for n in numbers[counts == _LARGE].tolist()]
         return counts, tokens, large
 
     def _small(self, numbers: I64) -> tuple[I64, U64]:
         self._settle()
-        return self._count[numbers], self._tokens(numbers)
+        return self._count[numbers], self._tokens(numbers, ascending=False)
 
     @staticmethod
     def restore(counts: I64, tokens: U64, large: list[bytes]) -> TokenSets:
@@ -201,10 +203,13 @@ class TokenSets:
         for number, of_set in zip(found.tolist(), np.split(tokens[order], first[1:]), strict=True):
             self._large[number].add(of_set)
 
-    def _tokens(self, numbers: I64) -> U64:
-        """The tokens of these sets, one set after the other, ascending; large ones have none here."""
+    def _tokens(self, numbers: I64, *, ascending: bool = True) -> U64:
+        """The tokens of these sets, one set after the other; large ones have none here."""
         counts = np.maximum(self._count[numbers], 0)
-        return _collect(self._head, self._next, self._token, numbers, counts)
+        tokens = _collect(self._head, self._next, self._token, numbers, counts)
+        if ascending:
+            _sort(tokens, counts)
+        return tokens
 
     def _enlarge(self, numbers: I64) -> None:
         """Let these sets be sketches."""
@@ -276,18 +281,29 @@ def _index(slots: I32, owners: I32, tokens: U64) -> None:
 
 @compiled
 def _collect(head: I32, following: I32, tokens: U64, numbers: I64, counts: I64) -> U64:
-    """The tokens of sets, so many of each, one set after the other, ascending."""
-    found, first = np.empty(counts.sum(), np.uint64), 0
+    """The tokens of sets, so many of each, one set after the other."""
+    found, at = np.empty(counts.sum(), np.uint64), 0
     for row in range(len(numbers)):
-        end, entry = first + counts[row], head[numbers[row]]
-        for at in range(first, end):
-            token, to = tokens[entry], at
-            while counts[row] <= _INSERTED_MAX and to > first and found[to - 1] > token:
-                found[to] = found[to - 1]
-                to -= 1
-            found[to] = token
-            entry = following[entry]
-        if counts[row] > _INSERTED_MAX:
-            found[first:end].sort()
-        first = end
+        entry = head[numbers[row]]
+        for _ in range(counts[row]):
+            found[at], entry = tokens[entry], following[entry]
+            at += 1
     return found
+
+
+@compiled
+def _sort(tokens: U64, counts: I64) -> None:
+    """Sort each of the runs that have so many tokens."""
+    first = 0
+    for count in counts:
+        end = first + count
+        if count > _INSERTED_MAX:
+            tokens[first:end].sort()
+        else:
+            for at in range(first + 1, end):
+                token, to = tokens[at], at
+                while to > first and tokens[to - 1] > token:
+                    tokens[to] = tokens[to - 1]
+                    to -= 1
+                tokens[to] = token
+        first = end

@@ -36,6 +36,9 @@ from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
 from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, U64, Mask, Slice
 
+READINGS_MAX = 4_096
+"""Readings that wait to be folded together: an epoch's end folds them, and would take longer with more."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowConfig:
@@ -61,6 +64,8 @@ class Windows:
         self._is_reopened = bool((self._forgotten_ms > passed_ms).any())
         """Whether a meter was given more lateness, after windows had been forgotten that it would allow."""
         self._buffer: list[Part] = []
+        self._buffered = 0
+        """Readings of it."""
         self._forget_at_ms = 0
 
     def take(self, piece: Slice) -> pa.RecordBatch | None:
@@ -74,6 +79,9 @@ class Windows:
         if len(readings):
             self.state.accounts.learn(piece)
             self._buffer.append(part_of(piece, readings))
+            self._buffered += len(readings)
+            if self._buffered >= READINGS_MAX:
+                self.fold()
         self.state.watermark.advance(piece.progress)
         return late_rows
 
@@ -105,6 +113,7 @@ class Windows:
         if self._buffer:
             folded = fold(self._buffer, self.state.accounts, self._window_minutes)
             self._buffer.clear()
+            self._buffered = 0
             self.state.cells.add(folded, self._unique)
             self._forget_at_ms = min(self._forget_at_ms, int(self._closes_ms(folded.key).min()))
 

@@ -175,9 +175,22 @@ def test_wallets_wait_longer_only_in_a_flow_that_is_behind(
     shard.feed(slice_of(NOON))
     shard.logic._wallet_cost = timedelta(milliseconds=cost_ms)
     shard.logic._wallets_due = None
-    shard.now = NOON + timedelta(seconds=behind_s)
+    shard.logic._wallets_sent_at = shard.now = NOON + timedelta(seconds=behind_s)
     shard.feed(slice_of(NOON))
     assert shard.logic._wallets_due == shard.now + timedelta(milliseconds=waited_ms)
+
+
+def test_wallets_do_not_wait_after_the_stream_stood_still() -> None:
+    shard = Clocked()
+    shard.feed(slice_of(NOON))
+    assert shard.after(100) == ["WalletRows"]
+    shard.now += timedelta(milliseconds=151)
+    shard.feed(slice_of(NOON + timedelta(milliseconds=251)))
+    assert shard.after(0) == ["WalletRows"]
+    shard.now += timedelta(milliseconds=40)
+    shard.feed(slice_of(NOON + timedelta(milliseconds=291)))
+    assert shard.after(99) == []
+    assert shard.after(1) == ["WalletRows"]
 
 
 def test_what_an_idle_source_says_is_no_backlog() -> None:

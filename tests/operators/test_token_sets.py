@@ -105,7 +105,7 @@ def test_sets_that_become_sketches_leave_no_more_behind_than_others_have(
     sets.begin(1)
     sets.add(np.full(10, count), np.arange(10, dtype=np.uint64))
     assert sets.dump(np.arange(count + 1))[0].tolist() == [-1] * count + [10]
-    assert sets.dump(np.arange(count, count + 1))[1].tolist() == list(range(10))
+    assert sorted(sets.dump(np.arange(count, count + 1))[1].tolist()) == list(range(10))
 
 
 def test_a_set_that_many_tokens_collide_in_is_right() -> None:
@@ -114,7 +114,9 @@ def test_a_set_that_many_tokens_collide_in_is_right() -> None:
     for turn in range(3):
         sets.add(np.arange(3_000) % 2, np.roll(tokens, 2 * turn))
     assert sets.dump(np.array([1, 0]))[0].tolist() == [1_500, 1_500]
-    assert sets.dump(np.array([1, 0]))[1].tolist() == [*tokens[1::2].tolist(), *tokens[::2].tolist()]
+    found = sets.dump(np.array([1, 0]))[1]
+    assert np.sort(found[:1_500]).tolist() == tokens[1::2].tolist()
+    assert np.sort(found[1_500:]).tolist() == tokens[::2].tolist()
 
 
 def test_what_was_dumped_does_not_change_with_the_sets() -> None:
@@ -124,7 +126,7 @@ def test_what_was_dumped_does_not_change_with_the_sets() -> None:
     counts, tokens_, large = sets.dump(np.arange(2))
     add(sets, [(0, 7), (1, 8)])
     sets.states(np.arange(2))
-    assert (counts.tolist(), tokens_.tolist(), large) == ([1, 2], [1, 2, 3], [])
+    assert (counts.tolist(), sorted(tokens_.tolist()), large) == ([1, 2], [1, 2, 3], [])
 
 
 def test_the_sets_of_another_stand_behind_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
