@@ -8,7 +8,7 @@
     account-events ─► decode_accounts ──────────────────┘
 
 An item is a batch; a key is a shard of customers. Every output is an absolute row with a version, so that
-what a crash repeats changes nothing; a sink acknowledges an epoch before it commits.
+what a crash repeats changes nothing; a row is acknowledged, or part of the state, before its epoch commits.
 
 Values are read (`meter`) before ids are taken (`dedupe`): an event that a meter can't read must not use up
 its id, or its repaired copy would be dropped as a repeat.

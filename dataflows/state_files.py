@@ -1,4 +1,4 @@
-"""Files beside the recovery store, for state that is written once: the flow's `operators.archive.Archive`.
+"""Files beside the recovery store, for what its databases would be slow with: `operators.archive.Archive`.
 
 `<recovery store>/state/<name>`: the process that has a shard writes its files; after a rescale another one
 reads and deletes them.

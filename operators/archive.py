@@ -1,4 +1,4 @@
-"""What is written once, beside the snapshots that name it, and not again at every epoch's end.
+"""Files beside the snapshots that name them: what is written once, and not again at every epoch's end.
 
 Bytewax stores a state whole, at 6 ms a MB or more, while sources stand still. So the parts of a state that do
 not change any more are files of their own (`dataflows.state_files`), which snapshots name, with checksums.
