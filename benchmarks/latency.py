@@ -101,8 +101,9 @@ def latency(bed: Bed, rate: int, seconds: int) -> Latency:
         flow = stack.enter_context(contestant([command], [environment], stores.directory, [cores()[:1]]))
         flow.wait_until_said("is read from offset")
         stack.callback(seen.stop.set)
-        for watch in _watchers(seen, stores):
-            threading.Thread(target=watch, daemon=True).start()
+        watchers = [threading.Thread(target=watch, daemon=True) for watch in _watchers(seen, stores)]
+        for watcher in watchers:
+            watcher.start()
         arguments = [bed.broker.address, topic, str(rate), str(seconds + WARM_UP_S), str(CUSTOMERS)]
         producer = subprocess.Popen(  # noqa: S603 - the command is ours
             [sys.executable, "-m", "benchmarks.load", *arguments],
@@ -127,6 +128,8 @@ def latency(bed: Bed, rate: int, seconds: int) -> Latency:
         while not seen.is_complete() and time.monotonic() < deadline:
             time.sleep(0.1)
         seen.stop.set()
+        for watcher in watchers:
+            watcher.join(WAIT_S)
         flow.terminate()
     cpu_s = cpu_after.cpu_s - cpu_before.cpu_s if cpu_after and cpu_before else 0.0
     after = before.until_now()
