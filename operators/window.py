@@ -36,7 +36,7 @@ from operators.window_state import WindowedMeter, WindowState, dump, restore
 from schemas import arrow
 from schemas.usage import GENERATION_SHIFT, I64, MINUTE_MS, U64, Mask, Slice
 
-READINGS_MAX = 4_096
+READINGS_MAX = 16_384
 """Readings that wait to be folded together: an epoch's end folds them, and would take longer with more."""
 
 
