@@ -13,19 +13,21 @@ objects.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 from collections.abc import Callable
 from importlib import metadata
 from typing import Final, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 from confluent_kafka import Consumer, Message
 from llvmlite import binding
 from numba import types
 
 from operators.compiled import compiled
-from schemas.records import I64, NO_VALUE, Record, Records
+from operators.texts import Bytes
+from schemas.records import NO_VALUE, Record, Records
+from schemas.usage import I32, I64, Mask
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,10 +39,6 @@ CALL_MAX: Final = 500
 
 Queue = int
 """librdkafka's address of one."""
-Integers = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
-I32 = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
 
 _WORD: Final = 8
 _VALUE, _VALUE_BYTES, _KEY, _KEY_BYTES, _OFFSET, _MESSAGE_WORDS = 3, 4, 5, 6, 7, 9
@@ -99,7 +97,7 @@ class Fetcher:
 
     def __init__(self, consumer: Consumer, topic: str, partition: int) -> None:
         self._consumer = consumer
-        self._library = library()
+        self._library = library(KNOWN_VERSIONS)
         self._queue: Queue | None = None
         if self._library is not None:
             handle = ctypes.c_void_p.from_address(id(consumer) + object.__basicsize__).value
@@ -151,12 +149,13 @@ class Fetcher:
             self._queue = None
 
 
-def library() -> ctypes.CDLL | None:
-    """librdkafka as confluent-kafka has it loaded, known to compiled code; None if it is not known."""
+@functools.cache  # each partition asks
+def library(known: frozenset[str]) -> ctypes.CDLL | None:
+    """librdkafka as confluent-kafka has it, for compiled code too; None if its version is not known."""
     version = metadata.version("confluent-kafka")
-    if version not in KNOWN_VERSIONS:
-        known = ", ".join(sorted(KNOWN_VERSIONS))
-        _LOG.warning("confluent-kafka %s is not known (%s): records are read as objects", version, known)
+    if version not in known:
+        names = ", ".join(sorted(known))
+        _LOG.warning("confluent-kafka %s is not known (%s): records are read as objects", version, names)
         return None
     files = [file for file in metadata.files("confluent-kafka") or () if file.name.startswith("librdkafka-")]
     if len(files) != 1:
@@ -181,9 +180,7 @@ def _report(message: Message, *, is_last: bool) -> Report:
 
 
 @compiled
-def _poll(
-    queue: Queue, events: Integers, messages: Integers, found: Integers, bytes_max: int
-) -> tuple[int, int]:
+def _poll(queue: Queue, events: I64, messages: I64, found: I64, bytes_max: int) -> tuple[int, int]:
     """Fill in the addresses of events, and of their messages, 0 of an error: how many there are, and how many
     bytes `_unpack` will lay out."""
     count, size = 0, 0
@@ -207,7 +204,7 @@ def _poll(
 
 @compiled
 def _unpack(
-    events: Integers, messages: Integers, found: Integers, size: int
+    events: I64, messages: I64, found: I64, size: int
 ) -> tuple[I32, Bytes, Mask, I64, I64, I64, I64, I64, I64]:
     """Errors, and the columns of `Records`; the value of an error is its text. The events are gone then."""
     count, data = len(events), np.empty(size, np.uint8)
@@ -240,7 +237,7 @@ def _unpack(
 
 
 @compiled
-def _put_error(event: int, found: Integers) -> None:
+def _put_error(event: int, found: I64) -> None:
     """Put an error in a message's place."""
     found[_KEY_BYTES], found[_OFFSET] = 0, 0
     partition = _error_partition(event)
@@ -253,7 +250,7 @@ def _put_error(event: int, found: Integers) -> None:
 
 
 @compiled
-def _put_headers(message: int, found: Integers, to: int) -> int:
+def _put_headers(message: int, found: I64, to: int) -> int:
     """Lay the headers of a message out there, or nowhere if that is 0: how many bytes they take.
 
     :arg found: Behind a message's words, room for the addresses of the headers, of a name and of its value,

@@ -62,13 +62,7 @@ class Parts:
 
     def get(self, part: Part) -> bytes:
         """Raises ValueError if it is not what was written."""
-        try:
-            data = self._archive.get(part.name)
-        except FileNotFoundError:
-            raise ValueError(f"the recovery store lacks its file {part.name}: {RESTORE}") from None
-        if zlib.crc32(data) != part.checksum:
-            raise ValueError(f"the recovery store's file {part.name} is damaged: {RESTORE}")
-        return data
+        return checked(self._archive, part.name, part.checksum)
 
     def leave(self, part: Part) -> None:
         """The next snapshot does not name it any more."""
@@ -88,4 +82,15 @@ class Parts:
                 self._archive.delete(name)
 
 
-RESTORE = "restore the store whole from a backup; without it, what was metered is not known"
+def checked(archive: Archive, name: str, checksum: int, size: int | None = None) -> bytes:
+    """A file, or so many bytes that it begins with. Raises ValueError if they are not what was written."""
+    try:
+        data = archive.get(name)[:size]
+    except FileNotFoundError:
+        raise ValueError(f"the recovery store lacks its file {name}: {_RESTORE}") from None
+    if zlib.crc32(data) != checksum:
+        raise ValueError(f"the recovery store's file {name} is damaged: {_RESTORE}")
+    return data
+
+
+_RESTORE = "restore the store whole from a backup; without it, what was metered is not known"

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from operators.archive import RESTORE, Archive
+from operators.archive import Archive, checked
 
 BYTES_MIN = 1 << 17
 """Of a snapshot that is a file; below, the store takes as little."""
@@ -74,13 +74,7 @@ class SnapshotFiles:
         self._name, self._turn = named.name, (named.turn + 1) % FILES
         if self._archive is None:
             raise ValueError(f"a state is the file {file}, and there are no files")
-        try:
-            snapshot = self._archive.get(file)[: named.size]
-        except FileNotFoundError:
-            raise ValueError(f"the recovery store lacks its file {file}: {RESTORE}") from None
-        if zlib.crc32(snapshot) != named.checksum:
-            raise ValueError(f"the recovery store's file {file} is damaged: {RESTORE}")
-        return snapshot
+        return checked(self._archive, file, named.checksum, named.size)
 
 
 def _file(named: _Stored) -> str:

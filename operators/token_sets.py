@@ -83,9 +83,9 @@ class TokenSets:
             self._waiting_tokens += len(self._waiting[-1][1])
         if self._waiting_tokens > WAITING_MAX:
             self._settle()
-        if len(tokens) and int(self._count[numbers].max()) > SMALL_MAX:
-            grown = np.unique(numbers[self._count[numbers] > SMALL_MAX])
-            self._enlarge(grown)
+        grown = numbers[self._count[numbers] > SMALL_MAX]
+        if len(grown):
+            self._enlarge(np.unique(grown))
 
     def _insert(self, numbers: I64, tokens: U64) -> Mask:
         """Add tokens to sets, but those of large ones: which they are."""

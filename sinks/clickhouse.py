@@ -90,8 +90,7 @@ class Writer:
         with self._changed:
             self._raise_error()
             if self._bytes > self._config.kept_bytes_max:
-                self._flush_to = self._added
-                self._changed.notify_all()
+                self.hurry()
                 most = self._config.kept_bytes_max
                 self._changed.wait_for(lambda: self._error or self._bytes <= most)
                 self._raise_error()
@@ -148,8 +147,7 @@ class Writer:
         self._open.discard(self)
         with self._changed:
             if self._files is not None and self._error is None:
-                self._flush_to = self._added
-                self._changed.notify_all()
+                self.hurry()
                 self._changed.wait_for(
                     lambda: self._error or self._acknowledged == self._added, self._config.drain_s
                 )

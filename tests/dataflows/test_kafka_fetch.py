@@ -73,7 +73,7 @@ def sent(kafka_broker: KafkaBroker) -> tuple[str, str]:
 
 
 def test_the_installed_client_is_known() -> None:
-    assert kafka_fetch.library() is not None
+    assert kafka_fetch.library(KNOWN_VERSIONS) is not None
 
 
 def test_records_are_what_was_sent_and_what_objects_say(
