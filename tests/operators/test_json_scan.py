@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 
 import msgspec
 import numpy as np
@@ -57,8 +59,11 @@ def mangled(draw: st.DrawFn) -> bytes:
     return text[:start] + b"".join(draw(st.lists(PIECES, max_size=3))) + text[end:]
 
 
-def scanned(*objects: bytes) -> Members:
-    return scan(Texts.of(objects), Texts.of([name.encode() for name in NAMES]))
+def scanned(*objects: bytes, behind: int = 0) -> Members:
+    """With so many bytes behind the last: only where 32 are there can they be read at once."""
+    laid = Texts.of(objects)
+    data = np.frombuffer(laid.data.tobytes() + b'"' * behind, np.uint8)
+    return scan(Texts(data, laid.start, laid.end), Texts.of([name.encode() for name in NAMES]))
 
 
 def found(members: Members, row: int) -> dict[str, tuple[int, bytes]]:
@@ -69,11 +74,18 @@ def found(members: Members, row: int) -> dict[str, tuple[int, bytes]]:
 
 
 @settings(max_examples=2_000)
-@given(st.lists(st.one_of(OBJECTS, mangled(), st.lists(PIECES, max_size=12).map(b"".join)), max_size=4))
-@example([b'{"a":"\\ud83d\\ude00"}', b'{"a":"\\ud83d"}', b'{"a":"\\ude00"}', b'{"a":"\\ud83dx"}'])
-@example([b'{"a":"\\ud83d\\u00e9"}', b'{"a":"\\u00g0"}', b'{"a":"\\u00', b'{"a":"\\', b'{"a":"x'])
-def test_what_is_read_is_what_msgspec_reads(objects: list[bytes]) -> None:
-    members = scanned(*objects)
+@given(
+    st.lists(st.one_of(OBJECTS, mangled(), st.lists(PIECES, max_size=12).map(b"".join)), max_size=4),
+    st.sampled_from([0, 32]),
+)
+@example([b'{"a":"\\ud83d\\ude00"}', b'{"a":"\\ud83d"}', b'{"a":"\\ude00"}', b'{"a":"\\ud83dx"}'], 0)
+@example([b'{"a":"\\ud83d\\u00e9"}', b'{"a":"\\u00g0"}', b'{"a":"\\u00', b'{"a":"\\', b'{"a":"x'], 32)
+@example([b'{"a":1,"bb":2}', b'{"a": 1,"bb":2}', b'{"a":1, "bb" :2}', b'{"b":1,"bb":2}', b'{"a":"1","bb'], 32)
+@example([b'{"a":"%s","bb":"%s"}' % (b"x" * 31, b"y" * 32), b'{"a":"%s","c":""}' % (b"x" * 64)], 32)
+def test_what_is_read_is_what_msgspec_reads(objects: list[bytes], behind: int) -> None:
+    members = scanned(*objects, behind=behind)
+    for each, alone in enumerate(objects):
+        assert members.is_read[each] == scanned(alone, behind=behind).is_read[0]
     for row in np.flatnonzero(members.is_read).tolist():
         if not is_utf8(objects[row]):
             continue
@@ -95,9 +107,9 @@ def quoted(kind: int, text: bytes) -> bytes:
     return b'"%s"' % text if kind in (json_scan.TEXT, json_scan.ESCAPED) else text
 
 
-@given(OBJECTS)
-def test_every_object_is_read_but_for_names_with_escapes(text: bytes) -> None:
-    (is_read,) = scanned(text).is_read.tolist()
+@given(OBJECTS, st.sampled_from([0, 32]))
+def test_every_object_is_read_but_for_names_with_escapes(text: bytes, behind: int) -> None:
+    (is_read,) = scanned(text, behind=behind).is_read.tolist()
     assert is_read == (not text.isascii() or "ü" not in json.loads(text))
 
 
@@ -111,7 +123,31 @@ def test_every_object_is_read_but_for_names_with_escapes(text: bytes) -> None:
     ],
 )
 def test_what_is_not_read(text: bytes) -> None:
-    assert scanned(b"{}", text, b'{"bb":2}').is_read.tolist() == [True, False, True]
+    for behind in (0, 32):
+        members = scanned(b"{}", text, b'{"bb":2}', behind=behind)
+        assert members.is_read.tolist() == [True, False, True]
+
+
+def test_nothing_is_read_past_the_end() -> None:
+    """Cut anywhere, at the end of what the process may read: one byte more would end it."""
+    text = b'{"a":"%s","long name of a member":-1.5e+3,"bb":[{"c":"\\u00e9"},true,null]}' % (b"x" * 40)
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 2 * page)
+    pages = np.frombuffer(memory, np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    behind = ctypes.c_void_p(pages.ctypes.data + page)
+    assert libc.mprotect(behind, page, 0) == 0, ctypes.get_errno()
+    names = Texts.of([name.encode() for name in NAMES])
+    data = pages[:page]
+    data.flags.writeable = False
+    try:
+        for size in range(1, len(text) + 1):
+            pages[page - 2 * size : page] = np.frombuffer(text[:size] * 2, np.uint8)
+            start = np.array([page - 2 * size, page - size])
+            members = scan(Texts(data, start, start + size), names)
+            assert members.is_read.tolist() == [size == len(text)] * 2
+    finally:
+        assert libc.mprotect(behind, page, mmap.PROT_READ | mmap.PROT_WRITE) == 0
 
 
 def test_levels_past_the_limit_are_left() -> None:
