@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from operators.compiled import compiled
+from operators.raw_bytes import WIDTH, Address, same_ahead
 from operators.texts import Bytes, Texts
 from schemas.events import APPEND_MS_MAX
 from schemas.usage import I64
@@ -66,16 +67,24 @@ def parse_timestamp(text: str) -> int:
 
 
 def parse_timestamps(texts: Texts) -> Milliseconds:
-    """`parse_timestamp` of each text: 20 ns a row."""
+    """`parse_timestamp` of each text: 80 ns a row, 20 of the second that the row before has."""
     return _parse(texts.data, texts.start, texts.end)
 
 
 @compiled
 def _parse(data: Bytes, starts: I64, ends: I64) -> Milliseconds:
     parsed = np.empty(len(starts), np.int64)
+    base: Address = data.ctypes.data
+    wide_max: Address = base + len(data) - WIDTH
+    # A second that was read, where it stood: most texts of a batch are of the same one as the text before.
+    seen_at, seen = base, _NONE
     for row in range(len(starts)):
         at, end = starts[row] + len(_FORM), ends[row]
-        seconds = _seconds(data, starts[row], end)
+        text = base + starts[row]
+        is_seen = seen != _NONE and text <= wide_max and at <= end and same_ahead(text, seen_at) >= len(_FORM)
+        seconds = seen if is_seen else _seconds(data, starts[row], end)
+        if text <= wide_max:
+            seen_at, seen = text, seconds
         milliseconds = 0
         if seconds != _NONE and at < end and data[at] == _POINT:
             digits = 0

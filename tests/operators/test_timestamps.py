@@ -26,6 +26,14 @@ def test_a_batch_is_parsed_as_its_texts_are(texts: list[str]) -> None:
     assert parsed(*texts) == [parse_timestamp(text) for text in texts]
 
 
+@given(TEXTS, st.lists(st.tuples(st.integers(0, 30), st.sampled_from("019:-.TZ ")), max_size=3))
+def test_a_text_is_parsed_as_if_none_were_before(text: str, changes: list[tuple[int, str]]) -> None:
+    texts = [text]
+    for place, letter in changes:
+        texts += [text[:place] + letter + text[place + 1 :], text[:place], text]
+    assert parsed(*texts, " " * 32)[:-1] == [parse_timestamp(each) for each in texts]
+
+
 def parsed(*texts: str) -> list[int]:
     return list(map(int, parse_timestamps(Texts.of([text.encode() for text in texts]))))
 
