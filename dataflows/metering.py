@@ -184,6 +184,7 @@ def kafka_source(settings: Settings, *, until_end: bool = False) -> RawSource:
         topics=(settings.usage_topic, settings.account_topic),
         until_end=until_end,
         batch_messages_max=settings.poll_messages_max,
+        epoch_s=settings.epoch_s,
         poll_interval_ms=settings.poll_interval_ms,
     )
     return KafkaSource(config)

@@ -11,9 +11,11 @@ leaves them, are deleted at the next start.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+from typing_extensions import Buffer
 
 
 class Archive(Protocol):
@@ -22,9 +24,9 @@ class Archive(Protocol):
     def put(self, name: str, data: bytes) -> None:
         """Write a file; it is durable when this returns. One of that name is replaced."""
 
-    def write_over(self, name: str, data: bytes) -> None:
-        """Let a file begin with this; what it had behind stays. It is durable when this returns; whoever dies
-        meanwhile leaves a file that is neither the old nor the new one."""
+    def write_over(self, name: str, pieces: Sequence[Buffer]) -> None:
+        """Let a file begin with these; what it had behind stays. It is durable when this returns; whoever
+        dies meanwhile leaves a file that is neither the old nor the new one."""
 
     def get(self, name: str) -> bytes:
         """Raises FileNotFoundError."""

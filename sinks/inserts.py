@@ -56,7 +56,7 @@ class ClickHouseConfig:
     """Least time between inserts of a table, so that its parts stay few; a flush does not wait for it."""
     buffer_bytes_max: int = 64 << 20
     """Bytes a table buffers before it holds the stream back."""
-    kept_bytes_max: int = 32 << 20
+    kept_bytes_max: int = 64 << 20
     """Bytes of a table that an epoch's end keeps in a file, and does not wait for."""
     drain_s: float = 30.0
     """The end of the flow waits this long for rows that are kept."""

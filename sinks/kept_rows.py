@@ -3,15 +3,17 @@
 record batches -> `KeptRows.stored` -> bytes for the recovery store; back: `KeptRows.found`
 
 Layout: the format's byte, then an Arrow IPC stream. In a backlog that are tens of megabytes, which `RowFiles`
-take out of the store.
+take out of the store, and from where the rows lie: to copy 32 MB takes 20 ms, to write them 4.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import pyarrow as pa
+from typing_extensions import Buffer, override
 
 FORMAT: Final = b"\x01"
 
@@ -22,8 +24,8 @@ class RowFiles(Protocol):
     def open(self, name: str) -> None:
         """Name the state."""
 
-    def stored(self, snapshot: bytes) -> bytes:
-        """What to store of it."""
+    def stored(self, *pieces: Buffer) -> bytes:
+        """What to store of it, which are these one after the other."""
 
     def found(self, stored: bytes) -> bytes:
         """The state of which that was stored."""
@@ -31,6 +33,29 @@ class RowFiles(Protocol):
 
 MakeFiles = Callable[[], RowFiles]
 """Files of another part."""
+
+
+class _Pieces(io.RawIOBase):
+    """A file that keeps what is written to it, and does not copy it: Arrow gives its own buffers."""
+
+    def __init__(self) -> None:
+        self.written: list[Buffer] = []
+        self._size = 0
+
+    @override
+    def writable(self) -> bool:
+        return True
+
+    @override
+    def write(self, piece: Buffer) -> int:
+        size = memoryview(piece).nbytes
+        self.written.append(piece)
+        self._size += size
+        return size
+
+    @override
+    def tell(self) -> int:
+        return self._size
 
 
 class KeptRows:
@@ -42,12 +67,11 @@ class KeptRows:
 
     def stored(self, batches: Sequence[pa.RecordBatch]) -> bytes:
         """What to store of rows: durable when this returns."""
-        sink = pa.BufferOutputStream()
-        sink.write(FORMAT)
-        with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+        pieces = _Pieces()
+        with pa.ipc.new_stream(pa.PythonFile(pieces, "w"), batches[0].schema) as writer:
             for batch in batches:
                 writer.write_batch(batch)
-        return self._files.stored(sink.getvalue().to_pybytes())
+        return self._files.stored(FORMAT, *pieces.written)
 
     def found(self, stored: bytes) -> list[pa.RecordBatch]:
         """The rows of which that was stored.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from typing_extensions import Buffer
+
 
 class DeadError(Exception):
     """The process was killed; the files are as they were then."""
@@ -22,7 +26,8 @@ class MortalFiles:
         self.written.append(name)
         self._live()
 
-    def write_over(self, name: str, data: bytes) -> None:
+    def write_over(self, name: str, pieces: Sequence[Buffer]) -> None:
+        data = b"".join(pieces)
         before = self.files.get(name, b"")
         self._live()
         self.files[name] = data[: len(data) // 2] + before[len(data) // 2 :]
