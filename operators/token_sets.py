@@ -176,14 +176,20 @@ class TokenSets:
         return first
 
     def dump(self, numbers: I64) -> tuple[I64, U64, list[bytes]]:
-        """Of these sets, in this order: counts, tokens (of one set in no order), states of the large ones."""
+        """Of these sets, which are different ones, in this order: counts, tokens (of one set in no order),
+        states of the large ones."""
         counts, tokens = self._small(numbers)
         large = [self._large[n].state() for n in numbers[counts == _LARGE].tolist()]
         return counts, tokens, large
 
     def _small(self, numbers: I64) -> tuple[I64, U64]:
         self._settle()
-        return self._count[numbers], self._tokens(numbers, ascending=False)
+        counts = np.maximum(self._count[numbers], 0)
+        if PASS_PART * counts.sum() > self._used:
+            tokens = _sort_out(self._owner[: self._used], self._token, self._sets, numbers, counts)
+        else:
+            tokens = _collect(self._head, self._next, self._token, numbers, counts)
+        return self._count[numbers], tokens
 
     @staticmethod
     def restore(counts: I64, tokens: U64, large: list[bytes]) -> TokenSets:
@@ -206,15 +212,11 @@ class TokenSets:
         for number, of_set in zip(found.tolist(), np.split(tokens[order], first[1:]), strict=True):
             self._large[number].add(of_set)
 
-    def _tokens(self, numbers: I64, *, ascending: bool = True) -> U64:
-        """The tokens of these sets, which are different ones, one after the other; large ones have none here."""
+    def _tokens(self, numbers: I64) -> U64:
+        """The tokens of these sets, one set after the other, ascending; large ones have none here."""
         counts = np.maximum(self._count[numbers], 0)
-        if PASS_PART * counts.sum() > self._used:
-            tokens = _sort_out(self._owner[: self._used], self._token, self._sets, numbers, counts)
-        else:
-            tokens = _collect(self._head, self._next, self._token, numbers, counts)
-        if ascending:
-            _sort(tokens, counts)
+        tokens = _collect(self._head, self._next, self._token, numbers, counts)
+        _sort(tokens, counts)
         return tokens
 
     def _enlarge(self, numbers: I64) -> None:
