@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     charge_flush_ms: Milliseconds = Field(
         2000, description="How often changed charges go to ClickHouse; they wait for an epoch's end before."
     )
-    wallet_flush_ms: Milliseconds = Field(100, description="How often changed wallets go to Redis.")
+    wallet_flush_ms: Milliseconds = Field(50, description="How often changed wallets go to Redis.")
     dead_letter_ratio_max: float = Field(
         0.5,
         ge=0,

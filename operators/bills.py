@@ -47,7 +47,7 @@ half a day, and what they forget is months old."""
 @dataclass(frozen=True, slots=True)
 class BillConfig:
     catalog: Catalog
-    wallet_flush_ms: int = 100
+    wallet_flush_ms: int = 50
     charge_flush_ms: int = 1_000
     catch_up_ms: int = 2_000
     catch_up_max_ms: int = 10_000

@@ -15,8 +15,8 @@ from typing import Final, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from operators.compiled import compiled
 from operators.hyperloglog import EXACT_MAX, UniqueSketch, heads
+from operators.token_entries import LARGE, NONE, collect, index, insert, sort, sort_out
 from schemas.usage import I32, I64, U64, Mask
 
 Column = TypeVar("Column", I32, I64, U64)
@@ -29,14 +29,8 @@ SLOTS_MIN: Final = 256
 PASS_PART: Final = 4
 """Tokens of sets with more than one in so many of all are found by a pass over all entries, 3 ns each, and
 not along their chains, which lead all over the memory: 20 ns."""
-_LARGE: Final = -1
-_NONE: Final = -1
 _STATE_BYTES_MAX = (1 << 31) - 1
 """Of one Arrow column, whose offsets are 32-bit."""
-_FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 by the golden ratio, as in operators/numbering.py: it spreads a token's sets over the table."""
-_INSERTED_MAX: Final = 16
-"""Tokens of a run that are sorted by insertion."""
 
 
 class TokenSets:
@@ -50,19 +44,19 @@ class TokenSets:
         self._waiting_tokens = 0
 
     def _reset(self, counts: I64, tokens: U64) -> None:
-        """Sets of so many tokens, one set's behind the other's, or `_LARGE`; there are no others any more."""
+        """Sets of so many tokens, one set's behind the other's, or `LARGE`; there are no others any more."""
         self._sets = len(counts)
-        self._count: I64 = np.where(counts == _LARGE, _LARGE, 0)
-        """Tokens of each set, or `_LARGE`; it and all other arrays have room behind their end."""
-        self._head: I32 = np.full(len(counts), _NONE, np.int32)
+        self._count: I64 = np.where(counts == LARGE, LARGE, 0)
+        """Tokens of each set, or `LARGE`; it and all other arrays have room behind their end."""
+        self._head: I32 = np.full(len(counts), NONE, np.int32)
         """Of each set, the entry that begins its chain;"""
         self._next: I32 = np.empty(len(tokens), np.int32)
         """of each entry, the one that follows;"""
         self._token: U64 = np.empty(len(tokens), np.uint64)
         self._owner: I32 = np.empty(len(tokens), np.int32)
-        """and its set, or `_NONE` of one that was left behind by a set that is large now."""
+        """and its set, or `NONE` of one that was left behind by a set that is large now."""
         self._used = self._left = 0
-        self._slots: I32 = np.full(_slots_for(len(tokens)), _NONE, np.int32)
+        self._slots: I32 = np.full(_slots_for(len(tokens)), NONE, np.int32)
         """Numbers of entries."""
         owners = np.repeat(np.arange(len(counts)), np.maximum(counts, 0))
         # The last one first: a chain begins with what came last, and is stored again as it was found.
@@ -75,7 +69,7 @@ class TokenSets:
         """Begin so many sets; their numbers."""
         first, self._sets = self._sets, self._sets + count
         self._count, self._head = _with_room(self._count, self._sets), _with_room(self._head, self._sets)
-        self._count[first : self._sets], self._head[first : self._sets] = 0, _NONE
+        self._count[first : self._sets], self._head[first : self._sets] = 0, NONE
         return np.arange(first, self._sets)
 
     def add(self, numbers: I64, tokens: U64) -> None:
@@ -96,9 +90,9 @@ class TokenSets:
         self._next, self._owner = _with_room(self._next, room), _with_room(self._owner, room)
         self._token = _with_room(self._token, room)
         if 2 * room > len(self._slots):
-            self._slots = np.full(_slots_for(room), _NONE, np.int32)
-            _index(self._slots, self._owner[: self._used], self._token)
-        is_large, self._used = _insert(
+            self._slots = np.full(_slots_for(room), NONE, np.int32)
+            index(self._slots, self._owner[: self._used], self._token)
+        is_large, self._used = insert(
             self._slots,
             (self._owner, self._token, self._next, self._head, self._count),
             self._used,
@@ -111,7 +105,7 @@ class TokenSets:
         """Let a set that has nothing yet be another's: a large one is not copied."""
         hashes = sketch.hashes()
         if hashes is None:
-            self._count[number], self._large[number] = _LARGE, sketch
+            self._count[number], self._large[number] = LARGE, sketch
         else:
             self.add(np.full(len(hashes), number), hashes)
 
@@ -119,7 +113,7 @@ class TokenSets:
         """How many tokens sets have: exact, or an estimate."""
         self._settle()
         counts = self._count[numbers]
-        for place in np.flatnonzero(counts == _LARGE).tolist():
+        for place in np.flatnonzero(counts == LARGE).tolist():
             counts[place] = self._large[int(numbers[place])].count()
         return counts
 
@@ -138,7 +132,7 @@ class TokenSets:
         is_set = numbers >= 0
         counts = np.zeros(len(numbers), np.int64)
         counts[is_set] = self._count[numbers[is_set]]
-        large = {i: self._large[int(numbers[i])].state() for i in np.flatnonzero(counts == _LARGE).tolist()}
+        large = {i: self._large[int(numbers[i])].state() for i in np.flatnonzero(counts == LARGE).tolist()}
         head, head_bytes = heads(np.maximum(counts, 0))
         sizes = head_bytes + 8 * counts
         sizes[list(large)] = [len(state) for state in large.values()]
@@ -161,7 +155,7 @@ class TokenSets:
         """Forget all sets but these, which become 0, 1, ... in this order."""
         counts, tokens, large = *self._small(numbers), self._large
         self._reset(counts, tokens)
-        self._large = {i: large[int(numbers[i])] for i in np.flatnonzero(counts == _LARGE).tolist()}
+        self._large = {i: large[int(numbers[i])] for i in np.flatnonzero(counts == LARGE).tolist()}
         for sketch in self._large.values():
             sketch.compact()
 
@@ -169,7 +163,7 @@ class TokenSets:
         """Take another's sets, which are not its own any more, behind these; the number of the first."""
         counts, tokens = other._small(np.arange(other._sets))
         numbers = self.begin(len(counts))
-        self._count[numbers] = np.where(counts == _LARGE, _LARGE, 0)
+        self._count[numbers] = np.where(counts == LARGE, LARGE, 0)
         self._insert(np.repeat(numbers, np.maximum(counts, 0)), tokens)
         first = self._sets - len(counts)
         self._large |= {first + number: sketch for number, sketch in other._large.items()}
@@ -179,16 +173,16 @@ class TokenSets:
         """Of these sets, which are different ones, in this order: counts, tokens (of one set in no order),
         states of the large ones."""
         counts, tokens = self._small(numbers)
-        large = [self._large[n].state() for n in numbers[counts == _LARGE].tolist()]
+        large = [self._large[n].state() for n in numbers[counts == LARGE].tolist()]
         return counts, tokens, large
 
     def _small(self, numbers: I64) -> tuple[I64, U64]:
         self._settle()
         counts = np.maximum(self._count[numbers], 0)
         if PASS_PART * counts.sum() > self._used:
-            tokens = _sort_out(self._owner[: self._used], self._token, self._sets, numbers, counts)
+            tokens = sort_out(self._owner[: self._used], self._token, self._sets, numbers, counts)
         else:
-            tokens = _collect(self._head, self._next, self._token, numbers, counts)
+            tokens = collect(self._head, self._next, self._token, numbers, counts)
         return self._count[numbers], tokens
 
     @staticmethod
@@ -196,7 +190,7 @@ class TokenSets:
         """What `dump` gave, as sets 0, 1, ...; large ones are not checked, which takes 1 ms."""
         sets = TokenSets()
         sets._reset(counts, tokens)
-        numbers = np.flatnonzero(counts == _LARGE).tolist()
+        numbers = np.flatnonzero(counts == LARGE).tolist()
         sets._large = {n: UniqueSketch.of_own_state(state) for n, state in zip(numbers, large, strict=True)}
         return sets
 
@@ -215,8 +209,8 @@ class TokenSets:
     def _tokens(self, numbers: I64) -> U64:
         """The tokens of these sets, one set after the other, ascending; large ones have none here."""
         counts = np.maximum(self._count[numbers], 0)
-        tokens = _collect(self._head, self._next, self._token, numbers, counts)
-        _sort(tokens, counts)
+        tokens = collect(self._head, self._next, self._token, numbers, counts)
+        sort(tokens, counts)
         return tokens
 
     def _enlarge(self, numbers: I64) -> None:
@@ -224,8 +218,8 @@ class TokenSets:
         for number in numbers.tolist():
             self._large[number] = UniqueSketch.of_ascending(self._tokens(np.array([number])))
             self._left += int(self._count[number])
-        self._count[numbers], self._head[numbers] = _LARGE, _NONE
-        self._owner[: self._used][np.isin(self._owner[: self._used], numbers)] = _NONE
+        self._count[numbers], self._head[numbers] = LARGE, NONE
+        self._owner[: self._used][np.isin(self._owner[: self._used], numbers)] = NONE
         if self._left > self._used // 2:
             every = np.arange(self._sets)
             self._reset(self._count[every], self._tokens(every))
@@ -242,92 +236,3 @@ def _with_room(column: Column, size: int) -> Column:
     grown = np.empty(max(size, len(column) * 3 // 2), column.dtype)
     grown[: len(column)] = column
     return grown
-
-
-Entries = tuple[I32, U64, I32, I32, I64]
-"""owner, token, next, head, count."""
-
-
-@compiled
-def _slot(owner: int, token: np.uint64, mask: int) -> int:
-    """Where a token of a set begins to look."""
-    mixed = (token ^ np.uint64(owner)) * _FACTOR
-    return np.int64(mixed >> np.uint64(32)) & mask  # type: ignore[return-value]
-
-
-@compiled
-def _insert(slots: I32, entries: Entries, used: int, numbers: I64, tokens: U64) -> tuple[Mask, int]:
-    """Add tokens to sets; those of large ones are not added: which, and how many entries there are now."""
-    owners, known, following, head, count = entries
-    is_large, mask = np.zeros(len(numbers), np.bool_), len(slots) - 1
-    for row in range(len(numbers)):
-        owner, token = numbers[row], tokens[row]
-        if count[owner] == _LARGE:
-            is_large[row] = True
-            continue
-        at = _slot(owner, token, mask)
-        while slots[at] != _NONE and (known[slots[at]] != token or owners[slots[at]] != owner):
-            at = (at + 1) & mask
-        if slots[at] == _NONE:
-            slots[at], owners[used], known[used], following[used] = used, owner, token, head[owner]
-            head[owner] = used
-            count[owner] += 1
-            used += 1
-    return is_large, used
-
-
-@compiled
-def _index(slots: I32, owners: I32, tokens: U64) -> None:
-    """Put entries into empty slots."""
-    mask = len(slots) - 1
-    for entry in range(len(owners)):
-        at = _slot(owners[entry], tokens[entry], mask)
-        while slots[at] != _NONE:
-            at = (at + 1) & mask
-        slots[at] = entry
-
-
-@compiled
-def _sort_out(owners: I32, tokens: U64, sets: int, numbers: I64, counts: I64) -> U64:
-    """As `_collect`, in one pass over all entries, without a branch: what is not wanted goes behind the end,
-    and so does what has no owner, which is place 0. Unsigned, as in operators/texts.py."""
-    place, step = np.full(sets + 1, counts.sum(), np.uint64), np.zeros(sets + 1, np.uint64)
-    found, first = np.empty(counts.sum() + 1, np.uint64), 0
-    for row in range(len(numbers)):
-        place[numbers[row] + 1], step[numbers[row] + 1] = first, 1
-        first += counts[row]
-    for entry in range(len(owners)):
-        owner = np.uint64(owners[entry] + 1)
-        found[place[owner]] = tokens[entry]
-        place[owner] += step[owner]
-    return found[:-1]
-
-
-@compiled
-def _collect(head: I32, following: I32, tokens: U64, numbers: I64, counts: I64) -> U64:
-    """The tokens of sets, so many of each, one set after the other."""
-    found, at = np.empty(counts.sum(), np.uint64), 0
-    for row in range(len(numbers)):
-        entry = head[numbers[row]]
-        for _ in range(counts[row]):
-            found[at], entry = tokens[entry], following[entry]
-            at += 1
-    return found
-
-
-@compiled
-def _sort(tokens: U64, counts: I64) -> None:
-    """Sort each of the runs that have so many tokens."""
-    first = 0
-    for count in counts:
-        end = first + count
-        if count > _INSERTED_MAX:
-            tokens[first:end].sort()
-        else:
-            for at in range(first + 1, end):
-                token, to = tokens[at], at
-                while to > first and tokens[to - 1] > token:
-                    tokens[to] = tokens[to - 1]
-                    to -= 1
-                tokens[to] = token
-        first = end

@@ -119,6 +119,24 @@ def test_a_set_that_many_tokens_collide_in_is_right() -> None:
     assert np.sort(found[1_500:]).tolist() == tokens[::2].tolist()
 
 
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=120), st.permutations(range(6)))
+def test_a_dump_is_the_same_by_a_pass_and_along_the_chains(
+    pairs: list[tuple[int, int]], order: list[int]
+) -> None:
+    numbers = np.array(order[: len(order) - len(pairs) % 3])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_sets, "SMALL_MAX", 10)
+        sets = TokenSets()
+        sets.begin(6)
+        add(sets, pairs)
+        dumps = []
+        for part in (0, 1_000_000):
+            patch.setattr(token_sets, "PASS_PART", part)
+            counts, tokens_, large = sets.dump(numbers)
+            dumps.append((counts.tolist(), tokens_.tolist(), large))
+    assert dumps[0] == dumps[1]
+
+
 def test_what_was_dumped_does_not_change_with_the_sets() -> None:
     sets = TokenSets()
     sets.begin(2)
