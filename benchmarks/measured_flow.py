@@ -68,7 +68,7 @@ class Measured(msgspec.Struct):
     process_cpu_s: float = 0.0
     """From the first poll on."""
     collector_cpu_s: float = 0.0
-    """Of Python's garbage collector, within steps or not."""
+    """Of Python's garbage collector, within steps or not, from then on."""
     stalls_s: list[float] = msgspec.field(default_factory=list)
     """Of each epoch and source partition: from its snapshot until it is polled again."""
     first_batch_at: float = 0.0
@@ -162,7 +162,7 @@ class Watch:
     def _on_collection(self, phase: str, _info: dict[str, int]) -> None:
         if phase == "start":
             self._collection_began_s = time.thread_time()
-        else:
+        elif self._began_cpu_s:
             self.measured.collector_cpu_s += time.thread_time() - self._collection_began_s
 
     def _look_at_threads(self) -> None:

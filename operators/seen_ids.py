@@ -69,6 +69,7 @@ class SeenIds:
         self._hashes: U64 = np.zeros(slots, np.uint64)
         self._append_s: U32 = np.full(slots, _EMPTY, np.uint32)
         self._held = len(hashes)
+        self._oldest_s = int(append_s.min(initial=APPEND_S_MAX))
         _insert(self._hashes, self._append_s, hashes, np.minimum(append_s, np.uint32(APPEND_S_MAX)))
 
     def __len__(self) -> int:
@@ -86,10 +87,13 @@ class SeenIds:
         append_s = np.minimum(append_ms // 1000, APPEND_S_MAX).astype(np.uint32)
         keep = _admit(self._hashes, self._append_s, identity, append_s, self._config.horizon_s)
         self._held += int(keep.sum())
+        self._oldest_s = min(self._oldest_s, int(append_s.min(initial=APPEND_S_MAX)))
         self.log.add(identity[keep], append_s[keep])
         # To make the table anew copies it; waiting for an eighth keeps that at some 0.1 us an id.
         if self._held - self._held_before > max(RECENT_MAX, self._held_before // 8):
-            self.compact(watermark_s)
+            if self._held > self._config.ids_max or self._oldest_s < watermark_s - self._config.horizon_s:
+                self.compact(watermark_s)
+            self._held_before = self._held  # else none of them can leave yet
         return keep
 
     def compact(self, watermark_s: int) -> None:

@@ -33,7 +33,7 @@ def delete_records(brokers: str, topic: str, before: int) -> None:
 
 def config(brokers: str, *topics: str, group: str = "lag") -> SourceConfig:
     kafka = KafkaConfig(brokers, group, {"log_level": "0"}, timeout_s=TIMEOUT_S)
-    return SourceConfig(kafka=kafka, topics=topics, batch_messages_max=100)
+    return SourceConfig(kafka=kafka, topics=topics, batch_messages_max=100, epoch_s=3600)
 
 
 class Part:

@@ -66,6 +66,25 @@ def test_a_batch_ends_with_the_record_that_reaches_its_bytes(kafka_broker: Kafka
     assert max(len(batch.records) for batch in batches) == 24
 
 
+def test_the_last_poll_of_an_epoch_takes_a_part_of_a_batch(kafka_broker: KafkaBroker) -> None:
+    brokers = kafka_broker.bootstrap
+    topic = new_topic(brokers)
+    values, expected = numbered(0, 1050)
+    produce(brokers, topic, values)
+    part = Part(replace(config(brokers, topic), epoch_s=0.5), f"{topic}/0")
+    sizes, read = list[int](), contents(part.poll_until(bool))
+    for _ in range(2):
+        time.sleep(0.5)
+        read += contents(part.partition.next_batch())
+        part.partition.snapshot()
+        sizes.append(len(read))
+        read += contents(part.partition.next_batch())
+        sizes.append(len(read))
+    first = sizes[0] - 7  # 100 / 16, rounded up
+    assert sizes == [first + 7, first + 107, first + 114, first + 214]
+    assert read == expected[: len(read)]
+
+
 def test_one_source_reads_the_partitions_of_all_its_topics(kafka_broker: KafkaBroker) -> None:
     brokers = kafka_broker.bootstrap
     usage, accounts = new_topic(brokers, 2), new_topic(brokers, 1)

@@ -222,6 +222,22 @@ def test_the_limit_holds_among_ids_of_one_second(rows: list[tuple[int, int]], id
     assert len(np.unique(hashes)) == len(seen)
 
 
+def test_ids_leave_the_table_after_the_horizon_and_it_is_made_anew_only_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seen_ids, "RECENT_MAX", 8)
+    compacted: list[int] = []
+    compact = SeenIds.compact
+    monkeypatch.setattr(SeenIds, "compact", lambda seen, at_s: (compacted.append(at_s), compact(seen, at_s)))
+    seen, most = SeenIds(DedupeConfig(HORIZON_S, 1000)), 0
+    for second in range(0, 20 * HORIZON_S, HORIZON_S // 10):
+        ids = np.arange(10 * second, 10 * second + 10, dtype=np.uint64)
+        assert seen.admit(ids, np.full(10, second * 1000, np.int64), second).all()
+        most = max(most, len(seen))
+    assert min(compacted) > HORIZON_S
+    assert most < 3 * 10 * 10
+
+
 def test_the_horizon_evicts_without_a_word() -> None:
     evicted: list[int] = []
     logic = DedupeLogic(None, DedupeConfig(HORIZON_S, 2), evicted.append)
