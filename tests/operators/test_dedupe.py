@@ -228,7 +228,12 @@ def test_ids_leave_the_table_after_the_horizon_and_it_is_made_anew_only_for_them
     monkeypatch.setattr(seen_ids, "RECENT_MAX", 8)
     compacted: list[int] = []
     compact = SeenIds.compact
-    monkeypatch.setattr(SeenIds, "compact", lambda seen, at_s: (compacted.append(at_s), compact(seen, at_s)))
+
+    def noted(seen: SeenIds, at_s: int) -> None:
+        compacted.append(at_s)
+        compact(seen, at_s)
+
+    monkeypatch.setattr(SeenIds, "compact", noted)
     seen, most = SeenIds(DedupeConfig(HORIZON_S, 1000)), 0
     for second in range(0, 20 * HORIZON_S, HORIZON_S // 10):
         ids = np.arange(10 * second, 10 * second + 10, dtype=np.uint64)
