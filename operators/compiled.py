@@ -2,7 +2,8 @@
 
 A function is compiled when it is called first, which takes seconds, and the code is kept beside the source,
 or in the user's cache directory where that can't be written (`NUMBA_CACHE_DIR` names another). numba looks
-only at a function's own file to see whether its code is up to date: none calls a compiled one of another.
+only at a function's own file to see whether its code is up to date: none calls a compiled one of another, and
+what operators/raw_bytes.py says of itself holds.
 
 Nobody checks an index in compiled code. What reads past an end is found by
 `NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=/tmp/checked make test ARGS=tests/operators`.
