@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
 
 import msgspec
 import numpy as np
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from operators import json_scan
 from operators.json_scan import DEPTH_MAX, Members, scan
 from operators.texts import Texts
+from tests.operators.edge_of_memory import at_the_edge
 
 NAMES = ["a", "bb", "ü"]
 KINDS: dict[int, type | tuple[type, ...]] = {
@@ -129,25 +128,11 @@ def test_what_is_not_read(text: bytes) -> None:
 
 
 def test_nothing_is_read_past_the_end() -> None:
-    """Cut anywhere, at the end of what the process may read: one byte more would end it."""
     text = b'{"a":"%s","long name of a member":-1.5e+3,"bb":[{"c":"\\u00e9"},true,null]}' % (b"x" * 40)
-    page = mmap.PAGESIZE
-    memory = mmap.mmap(-1, 2 * page)
-    pages = np.frombuffer(memory, np.uint8)
-    libc = ctypes.CDLL(None, use_errno=True)
-    behind = ctypes.c_void_p(pages.ctypes.data + page)
-    assert libc.mprotect(behind, page, 0) == 0, ctypes.get_errno()
     names = Texts.of([name.encode() for name in NAMES])
-    data = pages[:page]
-    data.flags.writeable = False
-    try:
-        for size in range(1, len(text) + 1):
-            pages[page - 2 * size : page] = np.frombuffer(text[:size] * 2, np.uint8)
-            start = np.array([page - 2 * size, page - size])
-            members = scan(Texts(data, start, start + size), names)
-            assert members.is_read.tolist() == [size == len(text)] * 2
-    finally:
-        assert libc.mprotect(behind, page, mmap.PROT_READ | mmap.PROT_WRITE) == 0
+    for size in range(1, len(text) + 1):  # cut anywhere
+        with at_the_edge([text[:size]] * 2) as objects:
+            assert scan(objects, names).is_read.tolist() == [size == len(text)] * 2
 
 
 def test_levels_past_the_limit_are_left() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from operators.texts import Texts
 from operators.timestamps import INVALID_MS, TIMESTAMP_MS_MAX, parse_timestamp, parse_timestamps
+from tests.operators.edge_of_memory import at_the_edge
 
 TEXTS = st.one_of(
     st.text(),
@@ -32,6 +33,13 @@ def test_a_text_is_parsed_as_if_none_were_before(text: str, changes: list[tuple[
     for place, letter in changes:
         texts += [text[:place] + letter + text[place + 1 :], text[:place], text]
     assert parsed(*texts, " " * 32)[:-1] == [parse_timestamp(each) for each in texts]
+
+
+def test_nothing_is_read_past_the_end() -> None:
+    text = "2026-11-23T09:30:00.123456789+02:00"
+    for size in range(1, len(text) + 1):  # cut anywhere
+        with at_the_edge([text[:size].encode()] * 3) as texts:
+            assert parse_timestamps(texts).tolist() == [parse_timestamp(text[:size])] * 3
 
 
 def parsed(*texts: str) -> list[int]:
