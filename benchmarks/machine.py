@@ -66,7 +66,7 @@ def _texts() -> list[bytes]:
 
 
 def pace_us() -> float:
-    """CPU time of reading one JSON text of 280 bytes, of 28 MB of them: what a core gives at the moment.
+    """CPU time of reading one JSON text of 260 bytes, of 26 MB of them: what a core gives at the moment.
 
     Neighbours of a virtual machine share its caches and its memory, and that is stolen from no clock.
     """

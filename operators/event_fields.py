@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from operators.examine import CLOUD_NAMES, NO_PROPERTIES, Event
-from operators.json_scan import ABSENT, ESCAPED, NULL, OBJECT, TEXT, Members, scan
+from operators.json_scan import Members, scan
+from operators.json_text import ABSENT, ESCAPED, NULL, OBJECT, TEXT
 from operators.texts import Texts
 from schemas.usage import I64, Mask
 

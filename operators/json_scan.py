@@ -4,8 +4,9 @@
 
 No value becomes a Python object here: to make them is half of what a decoder costs, and to put them into
 columns again costs as much. An object is read as RFC 8259 has it, to its last byte, with two exceptions,
-which are left to who reads it in another way: more levels than `DEPTH_MAX`, and names that are written with
-an escape or twice. Bytes past 127 are taken as they are: the caller knows them to be UTF-8.
+which are left to who reads it in another way: more levels than `DEPTH_MAX` (operators/json_text.py), and
+names that are written with an escape or twice. Bytes past 127 are taken as they are: the caller knows them to
+be UTF-8.
 """
 
 from __future__ import annotations
@@ -15,36 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from operators.json_text import (
-    ABSENT,
-    DEPTH_MAX,
-    ESCAPED,
-    FALSE,
-    LIST,
-    NULL,
-    NUMBER,
-    OBJECT,
-    TEXT,
-    TRUE,
-    scan_objects,
-)
+from operators.json_text import scan_objects
 from operators.texts import Bytes, Texts
 from schemas.usage import I64, Mask
-
-__all__ = [
-    "ABSENT",
-    "DEPTH_MAX",
-    "ESCAPED",
-    "FALSE",
-    "LIST",
-    "NULL",
-    "NUMBER",
-    "OBJECT",
-    "TEXT",
-    "TRUE",
-    "Members",
-    "scan",
-]
 
 
 @dataclass(frozen=True, slots=True)

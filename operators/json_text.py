@@ -140,7 +140,7 @@ def _value_end(at: Address, end: Address, wide_max: Address) -> tuple[Address, i
 
 
 @compiled
-def _container_end(at: Address, end: Address, wide_max: Address) -> Address:  # noqa: PLR0911, PLR0912 - see the top of the file
+def _container_end(at: Address, end: Address, wide_max: Address) -> Address:  # noqa: PLR0911, PLR0912 - in one piece, as calls cost
     """Past the list or the object that begins there."""
     depth, objects, is_first = 1, int(byte_at(at) == OBJECT), True  # `objects`: a bit a level
     at += 1

@@ -14,19 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from operators.cityhash import city_hash64
-from operators.json_scan import (
-    ABSENT,
-    ESCAPED,
-    FALSE,
-    LIST,
-    NULL,
-    NUMBER,
-    OBJECT,
-    TEXT,
-    TRUE,
-    Members,
-    scan,
-)
+from operators.json_scan import Members, scan
+from operators.json_text import ABSENT, ESCAPED, FALSE, LIST, NULL, NUMBER, OBJECT, TEXT, TRUE
 from operators.plain_numbers import PLAIN_BYTES_MAX, plain_numbers, plain_quantities
 from operators.properties import wanted
 from operators.texts import Texts

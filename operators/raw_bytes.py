@@ -78,12 +78,6 @@ def _same_ahead(builder: ir.IRBuilder, address: ir.Value, other: ir.Value) -> ir
     return _first(builder, builder.icmp_unsigned("!=", one, two))
 
 
-def _copy_ahead(builder: ir.IRBuilder, to: ir.Value, address: ir.Value) -> ir.Value:
-    stored = builder.store(_load(builder, address, _BYTES), builder.inttoptr(to, _BYTES.as_pointer()))
-    stored.align = 1
-    return ir.Constant(_COUNT, WIDTH)
-
-
 byte_at: Callable[[Address], int] = _function(types.uint8, 1, _byte_at)
 """The byte there."""
 plain_ahead: Callable[[Address], int] = _function(types.int64, 1, _plain_ahead)
@@ -91,5 +85,3 @@ plain_ahead: Callable[[Address], int] = _function(types.int64, 1, _plain_ahead)
 backslash or control character."""
 same_ahead: Callable[[Address, Address], int] = _function(types.int64, 2, _same_ahead)
 """How many of the `WIDTH` bytes from there on are the same in both places, up to the first other one."""
-copy_ahead: Callable[[Address, Address], int] = _function(types.int64, 2, _copy_ahead)
-"""Copy `WIDTH` bytes to the first place from the second; `WIDTH`."""

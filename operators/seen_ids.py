@@ -93,7 +93,8 @@ class SeenIds:
         if self._held - self._held_before > max(RECENT_MAX, self._held_before // 8):
             if self._held > self._config.ids_max or self._oldest_s < watermark_s - self._config.horizon_s:
                 self.compact(watermark_s)
-            self._held_before = self._held  # else none of them can leave yet
+            else:  # none of them can leave yet
+                self._held_before = self._held
         return keep
 
     def compact(self, watermark_s: int) -> None:

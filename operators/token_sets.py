@@ -27,8 +27,9 @@ WAITING_MAX = 1 << 13
 """Tokens that wait to be put into sketches, which take 12 us a call however few they are."""
 SLOTS_MIN: Final = 256
 PASS_PART: Final = 4
-"""Tokens of sets with more than one in so many of all are found by a pass over all entries, 3 ns each, and
-not along their chains, which lead all over the memory: 20 ns."""
+"""Tokens of sets with more than one in so many of all are found by a pass over all entries, and not along
+their chains, which lead all over the memory: 6 ns a token instead of 13, and of an epoch's end 7 ms instead
+of 27."""
 _STATE_BYTES_MAX = (1 << 31) - 1
 """Of one Arrow column, whose offsets are 32-bit."""
 
@@ -178,12 +179,11 @@ class TokenSets:
 
     def _small(self, numbers: I64) -> tuple[I64, U64]:
         self._settle()
-        counts = np.maximum(self._count[numbers], 0)
-        if PASS_PART * counts.sum() > self._used:
-            tokens = sort_out(self._owner[: self._used], self._token, self._sets, numbers, counts)
-        else:
-            tokens = collect(self._head, self._next, self._token, numbers, counts)
-        return self._count[numbers], tokens
+        counts = self._count[numbers]
+        small = np.maximum(counts, 0)
+        if PASS_PART * small.sum() > self._used:
+            return counts, sort_out(self._owner[: self._used], self._token, self._sets, numbers, small)
+        return counts, collect(self._head, self._next, self._token, numbers, small)
 
     @staticmethod
     def restore(counts: I64, tokens: U64, large: list[bytes]) -> TokenSets:

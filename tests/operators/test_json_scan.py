@@ -10,21 +10,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from operators import json_scan
-from operators.json_scan import DEPTH_MAX, Members, scan
+from operators import json_text
+from operators.json_scan import Members, scan
+from operators.json_text import DEPTH_MAX
 from operators.texts import Texts
 from tests.operators.edge_of_memory import at_the_edge
 
 NAMES = ["a", "bb", "ü"]
 KINDS: dict[int, type | tuple[type, ...]] = {
-    json_scan.TEXT: str,
-    json_scan.ESCAPED: str,
-    json_scan.NUMBER: (int, str),  # `str`: as its hook has it
-    json_scan.OBJECT: dict,
-    json_scan.LIST: list,
-    json_scan.TRUE: bool,
-    json_scan.FALSE: bool,
-    json_scan.NULL: type(None),
+    json_text.TEXT: str,
+    json_text.ESCAPED: str,
+    json_text.NUMBER: (int, str),  # `str`: as its hook has it
+    json_text.OBJECT: dict,
+    json_text.LIST: list,
+    json_text.TRUE: bool,
+    json_text.FALSE: bool,
+    json_text.NULL: type(None),
 }
 read = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 read_value = msgspec.json.Decoder(float_hook=str).decode
@@ -69,7 +70,7 @@ def found(members: Members, row: int) -> dict[str, tuple[int, bytes]]:
     """Kind and text of each member that is there."""
     texts = {name: list(members.texts(at)) for at, name in enumerate(NAMES)}
     kinds = {name: int(members.kind[at, row]) for at, name in enumerate(NAMES)}
-    return {name: (kind, texts[name][row]) for name, kind in kinds.items() if kind != json_scan.ABSENT}
+    return {name: (kind, texts[name][row]) for name, kind in kinds.items() if kind != json_text.ABSENT}
 
 
 @settings(max_examples=2_000)
@@ -103,7 +104,7 @@ def is_utf8(text: bytes) -> bool:
 
 
 def quoted(kind: int, text: bytes) -> bytes:
-    return b'"%s"' % text if kind in (json_scan.TEXT, json_scan.ESCAPED) else text
+    return b'"%s"' % text if kind in (json_text.TEXT, json_text.ESCAPED) else text
 
 
 @given(OBJECTS, st.sampled_from([0, 32]))
