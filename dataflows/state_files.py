@@ -7,7 +7,6 @@ reads and deletes them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from typing_extensions import Buffer
@@ -45,16 +44,15 @@ class StateFiles:
         self._directory.mkdir(parents=True, exist_ok=True)
         write_durably(self._directory / name, data)
 
-    def write_over(self, name: str, pieces: Sequence[Buffer]) -> None:
+    def write_over(self, name: str, data: Buffer) -> None:
         file = self._directory / name
         is_new = not file.exists()
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-            for piece in pieces:
-                left = memoryview(piece).cast("B")
-                while left:
-                    left = left[os.write(descriptor, left) :]
+            left = memoryview(data).cast("B")
+            while left:
+                left = left[os.write(descriptor, left) :]
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)

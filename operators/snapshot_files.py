@@ -1,6 +1,6 @@
 """Snapshots that are files: of what is large, Bytewax's store learns only the file's name.
 
-bytes, in pieces -> `SnapshotFiles.stored` -> bytes to be stored; back: `SnapshotFiles.found`
+bytes -> `SnapshotFiles.stored` -> bytes to be stored; back: `SnapshotFiles.found`
 
 The store is SQLite: it copies a state into its log, then its tables, and deletes the one before. 5 MB of
 eight states took 9 to 17 ms while sources stood still; in files that are written over, so that there is
@@ -12,19 +12,18 @@ written it is not needed, and the other two are whole.
 
 from __future__ import annotations
 
-import zlib
 from typing import Final
 
 import msgspec
 from typing_extensions import Buffer
 
-from operators.archive import Archive, checked
+from operators.archive import Archive, checked, checksum
 
 BYTES_MIN = 1 << 17
 """Of a snapshot that is a file; below, the store takes as little."""
 FILES: Final = 3
-_FORMAT: Final = 0
-"""Of no other snapshot."""
+_FORMAT: Final = -1
+"""Of no other snapshot. In format 0, checksums were CRC-32."""
 
 
 class _Stored(msgspec.Struct, array_like=True):
@@ -54,19 +53,13 @@ class SnapshotFiles:
         """Name the state: no other state's files begin so. Without a name there are no files."""
         self._name = self._name or name
 
-    def stored(self, *pieces: Buffer) -> bytes:
-        """What to store of a snapshot. What is in a file is durable when this returns.
-
-        :arg pieces: Its bytes, one piece after the other: a file takes them from where they lie.
-        """
-        size = sum(memoryview(piece).nbytes for piece in pieces)
+    def stored(self, snapshot: Buffer) -> bytes:
+        """What to store of a snapshot. What is in a file is durable when this returns."""
+        size = memoryview(snapshot).nbytes
         if self._archive is None or not self._name or size < BYTES_MIN:
-            return b"".join(pieces)
-        checksum = 0
-        for piece in pieces:
-            checksum = zlib.crc32(piece, checksum)
-        named = _Stored(_FORMAT, self._name, self._turn, size, checksum)
-        self._archive.write_over(_file(named), pieces)
+            return bytes(snapshot)
+        named = _Stored(_FORMAT, self._name, self._turn, size, checksum(snapshot))
+        self._archive.write_over(_file(named), snapshot)
         self._turn = (self._turn + 1) % FILES
         return msgspec.msgpack.encode(named)
 

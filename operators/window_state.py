@@ -23,7 +23,7 @@ from operators.snapshot_format import check_format
 from schemas.meters import AggregationType, Meter
 from schemas.usage import Watermark
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True, slots=True)

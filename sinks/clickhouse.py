@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from sinks import metrics
 from sinks.inserts import ClickHouseConfig, Inserter, Rejected
-from sinks.kept_rows import KeptRows, MakeFiles
+from sinks.kept_rows import KeptRows, MakeFiles, Room
 from sinks.shards import ShardSink
 
 __all__ = ["ClickHouseConfig", "ClickHouseSink", "Writer"]
@@ -62,6 +62,7 @@ class Writer:
     ) -> None:
         """`files`: where the unacknowledged rows of a part are kept."""
         self._config, self._table, self._schema, self._files = config, table, schema, files
+        self._room = Room()
         self._stop = threading.Event()
         self._inserter = Inserter(config, table, rejected, self._stop)
         self._changed = threading.Condition()
@@ -101,7 +102,7 @@ class Writer:
         if part not in self._kept:
             if self._files is None:
                 raise ValueError(f"the recovery store has rows of {self._table}, and there are no files")
-            self._kept[part] = KeptRows(self._files(), self._table, part)
+            self._kept[part] = KeptRows(self._files(), self._table, part, self._room)
         return self._kept[part]
 
     def add(self, batch: pa.RecordBatch, part: str = "") -> None:

@@ -3,17 +3,17 @@
 record batches -> `KeptRows.stored` -> bytes for the recovery store; back: `KeptRows.found`
 
 Layout: the format's byte, then an Arrow IPC stream. In a backlog that are tens of megabytes, which `RowFiles`
-take out of the store, and from where the rows lie: to copy 32 MB takes 20 ms, to write them 4.
+take out of the store. They are put together first: 32 MB and their checksum take 8 ms then, and a file takes
+them in 3. Piece by piece from where they lie, in three thousand of them, those are 13 and 14.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import pyarrow as pa
-from typing_extensions import Buffer, override
+from typing_extensions import Buffer
 
 FORMAT: Final = b"\x01"
 
@@ -24,8 +24,8 @@ class RowFiles(Protocol):
     def open(self, name: str) -> None:
         """Name the state."""
 
-    def stored(self, *pieces: Buffer) -> bytes:
-        """What to store of it, which are these one after the other."""
+    def stored(self, snapshot: Buffer) -> bytes:
+        """What to store of it."""
 
     def found(self, stored: bytes) -> bytes:
         """The state of which that was stored."""
@@ -35,43 +35,33 @@ MakeFiles = Callable[[], RowFiles]
 """Files of another part."""
 
 
-class _Pieces(io.RawIOBase):
-    """A file that keeps what is written to it, and does not copy it: Arrow gives its own buffers."""
+class Room:
+    """Memory that is used again for the next state: of 32 MB of new memory the page faults take 20 ms."""
 
     def __init__(self) -> None:
-        self.written: list[Buffer] = []
-        self._size = 0
+        self._memory = pa.allocate_buffer(0)
 
-    @override
-    def writable(self) -> bool:
-        return True
-
-    @override
-    def write(self, piece: Buffer) -> int:
-        size = memoryview(piece).nbytes
-        self.written.append(piece)
-        self._size += size
-        return size
-
-    @override
-    def tell(self) -> int:
-        return self._size
+    def of(self, size: int) -> pa.Buffer:
+        """So many bytes or more, whatever they are. What was there before is lost."""
+        if self._memory.size < size:
+            self._memory = pa.allocate_buffer(size + size // 4)
+        return self._memory
 
 
 class KeptRows:
     """The rows of one part of a table."""
 
-    def __init__(self, files: RowFiles, table: str, part: str) -> None:
-        self._files, self._table = files, table
+    def __init__(self, files: RowFiles, table: str, part: str, room: Room) -> None:
+        self._files, self._table, self._room = files, table, room
         files.open(f"rows-{table}-{part}")
 
     def stored(self, batches: Sequence[pa.RecordBatch]) -> bytes:
         """What to store of rows: durable when this returns."""
-        pieces = _Pieces()
-        with pa.ipc.new_stream(pa.PythonFile(pieces, "w"), batches[0].schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        return self._files.stored(FORMAT, *pieces.written)
+        size = pa.MockOutputStream()
+        _write(size, batches)
+        room = self._room.of(size.size())
+        _write(pa.FixedSizeBufferWriter(room), batches)
+        return self._files.stored(memoryview(room)[: size.size()])
 
     def found(self, stored: bytes) -> list[pa.RecordBatch]:
         """The rows of which that was stored.
@@ -86,3 +76,10 @@ class KeptRows:
             )
         with pa.ipc.open_stream(pa.py_buffer(state).slice(len(FORMAT))) as reader:
             return list(reader)
+
+
+def _write(out: pa.NativeFile, batches: Sequence[pa.RecordBatch]) -> None:
+    out.write(FORMAT)
+    with pa.ipc.new_stream(out, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from typing_extensions import Buffer
 
 
@@ -26,8 +24,8 @@ class MortalFiles:
         self.written.append(name)
         self._live()
 
-    def write_over(self, name: str, pieces: Sequence[Buffer]) -> None:
-        data = b"".join(pieces)
+    def write_over(self, name: str, data: Buffer) -> None:
+        data = bytes(data)
         before = self.files.get(name, b"")
         self._live()
         self.files[name] = data[: len(data) // 2] + before[len(data) // 2 :]

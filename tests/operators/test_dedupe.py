@@ -304,7 +304,7 @@ def test_a_snapshot_is_bytes_with_its_format_first() -> None:
 
 
 def test_another_format_is_refused_before_it_is_read() -> None:
-    with pytest.raises(ValueError, match=r"dedupe state .* has format 1, this version reads 3: go on with"):
+    with pytest.raises(ValueError, match=r"dedupe state .* has format 1, this version reads 4: go on with"):
         DedupeLogic(msgspec.msgpack.encode([1, {"another": "layout"}]), CONFIG)
 
 

@@ -23,7 +23,7 @@ from operators.snapshot_files import SnapshotFiles
 from schemas.arrow import USAGE_EVENTS, USAGE_WINDOWS
 from sinks.clickhouse import ClickHouseConfig, ClickHouseSink, Writer
 from sinks.failures import StoreUnavailable
-from sinks.kept_rows import KeptRows
+from sinks.kept_rows import KeptRows, Room
 from sinks.shards import shard_keys
 from tests.operators.mortal_files import MortalFiles
 from tests.sinks.batches import events, eventually, windows
@@ -48,11 +48,11 @@ def keeping(config: ClickHouseConfig, archive: MortalFiles) -> Iterator[Writer]:
 def test_rows_are_kept_as_they_came_each_with_its_dictionaries() -> None:
     archive = MortalFiles()
     batches = [events("kept", [f"{name}{n}" for n in range(9)], event_name=name) for name in "abc"]
-    stored = KeptRows(SnapshotFiles(archive), "usage_events", "003").stored(
+    stored = KeptRows(SnapshotFiles(archive), "usage_events", "003", Room()).stored(
         [*batches, batches[0].slice(2, 3)]
     )
     assert list(archive.files) == ["rows-usage_events-003.0"]
-    found = KeptRows(SnapshotFiles(archive), "usage_events", "003").found(stored)
+    found = KeptRows(SnapshotFiles(archive), "usage_events", "003", Room()).found(stored)
     assert [batch.to_pylist() for batch in found] == [
         batch.to_pylist() for batch in [*batches, batches[0].slice(2, 3)]
     ]
@@ -61,7 +61,7 @@ def test_rows_are_kept_as_they_came_each_with_its_dictionaries() -> None:
 
 def test_rows_of_another_format_are_refused() -> None:
     with pytest.raises(ValueError, match="rows of usage_events in format 9, this version reads 1"):
-        KeptRows(SnapshotFiles(None), "usage_events", "000").found(b"\x09...")
+        KeptRows(SnapshotFiles(None), "usage_events", "000", Room()).found(b"\x09...")
 
 
 def test_an_epoch_ends_without_the_store_and_the_next_process_sends_its_rows(
@@ -99,7 +99,7 @@ def test_rows_under_way_are_kept(patient: ClickHouseConfig, clickhouse_engine: C
         state = writer.snapshot("001")
         writer.write("001", [windows("under-way", ["b"])])
         both = writer.snapshot("001")
-    kept = KeptRows(SnapshotFiles(archive), "usage_windows", "001")
+    kept = KeptRows(SnapshotFiles(archive), "usage_windows", "001", Room())
     assert [batch.column("external_customer_id").to_pylist() for batch in kept.found(state or b"")] == [["a"]]
     assert len(kept.found(both or b"")) == 2
 
