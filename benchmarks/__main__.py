@@ -20,7 +20,7 @@ from benchmarks.bed import Bed, bed
 from benchmarks.cost import cost
 from benchmarks.events import Shape
 from benchmarks.growth import growth_of
-from benchmarks.latency import latency
+from benchmarks.latency import latency_of
 from benchmarks.machine import cores
 from benchmarks.throughput import CHDB_PYTHON, throughput
 
@@ -65,7 +65,7 @@ def _sections(running: Bed, options: argparse.Namespace) -> Iterator[tuple[str, 
     if "cost" in options.only:
         yield "cost", tables.cost_table(cost(running, shape))
     if "latency" in options.only:
-        latencies = [latency(running, rate, options.seconds) for rate in options.rates]
+        latencies = list(latency_of(running, options.rates, options.seconds, options.rounds))
         yield "latency", tables.latency_table(latencies)
     if "growth" in options.only:
         grown = list(growth_of(running, options.cells, options.growth_events, options.rounds))
@@ -98,7 +98,11 @@ def _options() -> argparse.Namespace:
     listed("--broker", BROKERS, BROKERS, "which brokers (both)")
     whole("--events", 3_000_000, "events of throughput and cost")
     whole("--bytewax-events", 300_000, "events of the per-event flow")
-    whole("--rounds", 2, "runs of each contestant and of each row of growth, of which the best counts")
+    whole(
+        "--rounds",
+        2,
+        "runs of each contestant and of each row of latency and growth, of which the best counts",
+    )
     whole("--seconds", 30, "length of a latency run")
     whole("--growth-events", 3_000_000, "events that growth measures")
     parser.add_argument(
