@@ -29,7 +29,7 @@ demo: install ## run the main job on embedded engines; ARGS="--seconds 15"
 test: install ## run every test; ARGS="-k window"
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: install ## run the benchmarks, half an hour; ARGS="--events 300000 --only throughput"
+bench: install ## run the benchmarks, 40 minutes; ARGS="--events 300000 --only throughput"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 torture: install ## crash everything for minutes, then compare; ARGS="--minutes 15 --seed 7"
