@@ -57,11 +57,12 @@ class KeptRows:
 
     def stored(self, batches: Sequence[pa.RecordBatch]) -> bytes:
         """What to store of rows: durable when this returns."""
-        size = pa.MockOutputStream()
-        _write(size, batches)
-        room = self._room.of(size.size())
+        counted = pa.MockOutputStream()
+        _write(counted, batches)
+        size = counted.size()
+        room = self._room.of(size)
         _write(pa.FixedSizeBufferWriter(room), batches)
-        return self._files.stored(memoryview(room)[: size.size()])
+        return self._files.stored(memoryview(room)[:size])
 
     def found(self, stored: bytes) -> list[pa.RecordBatch]:
         """The rows of which that was stored.
