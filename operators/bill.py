@@ -97,6 +97,8 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
         """How long before now the newest record was appended when it came."""
         self._on_held = on_held
         self._held = 0
+        self._is_last = False
+        """Whether the next snapshot is the flow's last."""
         self._tell_held()
         to_tell = self._bills.has_wallets or self._bills.has_alerts
         self._wallets_due: datetime | None = now() if to_tell else None
@@ -156,6 +158,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
 
     @override
     def on_eof(self) -> tuple[Iterable[Bill], bool]:
+        self._is_last = True
         # Drain: send what changed, but RETAIN, so that the next run goes on.
         return [*self._wallets(self._now(), is_last=True), *self._charges(is_last=True)], self.RETAIN
 
@@ -191,7 +194,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
     @override
     def snapshot(self) -> bytes:
         shelf = self._bills.shelf
-        shelf.recent_log.renew(shelf.recent)
+        shelf.recent_log.renew(shelf.recent, is_last=self._is_last)
         return self._files.stored(self._bills.dump())
 
 

@@ -25,6 +25,8 @@ CELLS_MIN = 4_096
 HOT_PART = 7 / 8
 """How much of what changes in one epoch no base can spare; less than all, so that a base is tried again when
 less changes than before."""
+LAST_PART = 1 / 16
+"""How much of all cells the last snapshot of a process may have itself."""
 
 
 class Base(msgspec.Struct, array_like=True):
@@ -67,22 +69,30 @@ class CellLog:
             self._parts = Parts(self._archive, prefix, numbered)
             self._parts.keep([] if self._base is None else [self._base.part])
 
-    def renew(self, cells: Cells) -> None:
-        """Before a snapshot: write another base if it is time, and delete what nobody needs any more."""
+    def renew(self, cells: Cells, *, is_last: bool = False) -> None:
+        """Before a snapshot: write another base if it is time, and delete what nobody needs any more.
+
+        :arg is_last: The flow ends, and nobody waits for this epoch. All snapshots of the next process would
+            repeat what this one has itself, until that wrote a base.
+        """
         if self._parts is None:
             return
-        if self._is_due(cells):
+        if self._is_due(cells, LAST_PART if is_last else None):
             self._write(self._parts, cells)
         self._parts.note_snapshot()
 
-    def _is_due(self, cells: Cells) -> bool:
+    def _is_due(self, cells: Cells, part: float | None) -> bool:
         """Whether snapshots since the base have repeated about as many cells as another one would have.
 
         So the least is written that can be, but for a factor of two, whatever share of the cells changes.
+
+        :arg part: Of all cells, that this snapshot may repeat, whatever others have.
         """
         if self._base is None:
             return len(cells) >= CELLS_MIN
         changed = int((cells.filed < 0).sum())
+        if part is not None:
+            return changed > part * len(cells)
         if self._hot is None:
             self._hot = changed
         self._repeated += changed - self._hot * HOT_PART

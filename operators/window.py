@@ -231,6 +231,8 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
         self._interval = timedelta(milliseconds=config.flush_interval_ms)
         self._now = now
         self._due: datetime | None = now() if self._windows.is_dirty else None
+        self._is_last = False
+        """Whether the next snapshot is the flow's last."""
         self._held = len(state.cells)
         self._on_held = on_held
         on_held(self._held)
@@ -254,6 +256,7 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
 
     @override
     def on_eof(self) -> tuple[Iterable[pa.RecordBatch], bool]:
+        self._is_last = True
         return self._flush()  # drain: send what changed, but RETAIN, so that the next run goes on
 
     def _flush(self) -> tuple[Iterable[pa.RecordBatch], bool]:
@@ -272,7 +275,7 @@ class WindowLogic(StatefulBatchLogic[Slice, "pa.RecordBatch | LateRows", bytes])
     def snapshot(self) -> bytes:
         self._windows.fold()
         state = self._windows.state
-        state.log.renew(state.cells)
+        state.log.renew(state.cells, is_last=self._is_last)
         return self._files.stored(dump(state))
 
 
