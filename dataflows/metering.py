@@ -202,6 +202,7 @@ def store_sinks(settings: Settings, archive: Archive) -> Sinks:
         insert_interval_ms=settings.clickhouse_insert_interval_ms,
         retry_deadline_s=settings.clickhouse_retry_s,
         receive_timeout_s=settings.clickhouse_timeout_s,
+        epoch_s=settings.epoch_s,
     )
     options = {**settings.kafka_options, "bootstrap.servers": settings.kafka_brokers}
     redis = RedisConfig(

@@ -20,13 +20,14 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from contextlib import suppress
+from typing import ClassVar
 
 import pyarrow as pa
 
 from sinks import metrics
 from sinks.inserts import ClickHouseConfig, Inserter, Rejected
-from sinks.kept_rows import KeptRows, MakeFiles, Room
+from sinks.kept_rows import KeptRows, MakeFiles, Room, Rows
 from sinks.shards import ShardSink
 
 __all__ = ["ClickHouseConfig", "ClickHouseSink", "Writer"]
@@ -34,11 +35,11 @@ __all__ = ["ClickHouseConfig", "ClickHouseSink", "Writer"]
 _LOG = logging.getLogger(__name__)
 
 
-class _Rows(NamedTuple):
-    """Rows that came for a part."""
-
-    part: str
-    batch: pa.RecordBatch
+BEGUN_S = 0.25
+"""So long before the next snapshot of a part its rows are begun to be written; sources stand still for most
+of the last 0.1 s."""
+BEGUN_BYTES_MIN = 1 << 19
+"""Of a part whose rows are; fewer take a millisecond either way."""
 
 
 class Writer:
@@ -62,13 +63,14 @@ class Writer:
     ) -> None:
         """`files`: where the unacknowledged rows of a part are kept."""
         self._config, self._table, self._schema, self._files = config, table, schema, files
-        self._room = Room()
+        self._room, self._begun_room = Room(), Room()
+        self._timer: threading.Timer | None = None
         self._stop = threading.Event()
         self._inserter = Inserter(config, table, rejected, self._stop)
         self._changed = threading.Condition()
         # All below is guarded by `_changed`. Batches are counted: the buffer's first is `_acknowledged + 1`.
-        self._buffer: deque[_Rows] = deque()
-        self._under_way: list[_Rows] = []
+        self._buffer: deque[Rows] = deque()
+        self._under_way: list[Rows] = []
         self._kept: dict[str, KeptRows] = {}
         self._rows = 0
         self._bytes = 0  # of the insert under way, too
@@ -95,14 +97,38 @@ class Writer:
                 most = self._config.kept_bytes_max
                 self._changed.wait_for(lambda: self._error or self._bytes <= most)
                 self._raise_error()
-            left = [rows.batch for rows in (*self._under_way, *self._buffer) if rows.part == part]
-        return self._kept_rows(part).stored(left) if left else None
+            left = self._left(part)
+            if self._bytes >= BEGUN_BYTES_MIN:
+                self._begin_later()
+        return self._kept_rows(part).stored(left)
+
+    def _left(self, part: str) -> list[Rows]:
+        """Rows of a part that are not acknowledged."""
+        return [rows for rows in (*self._under_way, *self._buffer) if rows.part == part]
+
+    def _begin_later(self) -> None:
+        """As many rows will wait at the end of the next epoch: begin to write them before it."""
+        is_set = self._timer is not None and self._timer.is_alive()
+        if self._config.epoch_s > BEGUN_S and not is_set:
+            self._timer = threading.Timer(self._config.epoch_s - BEGUN_S, self._begin)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _begin(self) -> None:
+        """Write the rows of parts that have many, so that the epoch's end need not. If it can't be done, the
+        epoch's end tries it again, and says why."""
+        for part, kept in list(self._kept.items()):
+            with self._changed:
+                left = self._left(part)
+            if sum(text_bytes(rows.batch) for rows in left) >= BEGUN_BYTES_MIN:
+                with suppress(OSError):
+                    kept.begin(left, self._begun_room)
 
     def _kept_rows(self, part: str) -> KeptRows:
         if part not in self._kept:
             if self._files is None:
                 raise ValueError(f"the recovery store has rows of {self._table}, and there are no files")
-            self._kept[part] = KeptRows(self._files(), self._table, part, self._room)
+            self._kept[part] = KeptRows(self._files, self._table, part, self._room)
         return self._kept[part]
 
     def add(self, batch: pa.RecordBatch, part: str = "") -> None:
@@ -114,8 +140,8 @@ class Writer:
         with self._changed:
             self._changed.wait_for(lambda: self._error or self._bytes < self._config.buffer_bytes_max)
             self._raise_error()
-            self._buffer.append(_Rows(part, batch))
             self._added += 1
+            self._buffer.append(Rows(self._added, part, batch))
             self._rows += batch.num_rows
             self._bytes += text_bytes(batch)
             if self._thread is None:
@@ -146,6 +172,9 @@ class Writer:
         """Stop the thread. Rows that are kept get `drain_s` to be acknowledged; the rest stays in the last
         snapshots. Others that were not flushed are dropped: their epoch has not committed."""
         self._open.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
         with self._changed:
             if self._files is not None and self._error is None:
                 self.hurry()
@@ -187,7 +216,7 @@ class Writer:
     def _take(self) -> list[pa.RecordBatch]:
         """The batches of the next insert, when it is due; none when the writer is closed."""
         due = time.monotonic() + self._config.insert_interval_ms / 1000
-        taken: list[_Rows] = []
+        taken: list[Rows] = []
         with self._changed:
             self._changed.wait_for(lambda: self._stop.is_set() or self._is_full(), due - time.monotonic())
             self._changed.wait_for(lambda: self._stop.is_set() or self._buffer)

@@ -58,6 +58,8 @@ class ClickHouseConfig:
     """Bytes a table buffers before it holds the stream back."""
     kept_bytes_max: int = 64 << 20
     """Bytes of a table that an epoch's end keeps in a file, and does not wait for."""
+    epoch_s: float = 0.0
+    """Time between snapshots: shortly before the next one rows that will be kept are written. 0: unknown."""
     drain_s: float = 30.0
     """The end of the flow waits this long for rows that are kept."""
     retry_deadline_s: float = 60.0

@@ -1,21 +1,26 @@
 """Rows that ClickHouse has not acknowledged yet, as the state of a part: an epoch need not wait for them.
 
-record batches -> `KeptRows.stored` -> bytes for the recovery store; back: `KeptRows.found`
+rows of a table -> `KeptRows.stored` -> bytes for the recovery store; back: `KeptRows.found`
 
-Layout: the format's byte, then an Arrow IPC stream. In a backlog that are tens of megabytes, which `RowFiles`
-take out of the store. They are put together first: 32 MB and their checksum take 8 ms then, and a file takes
-them in 3. Piece by piece from where they lie, in three thousand of them, those are 13 and 14.
+Layout: a msgpack array, `_Stored`, of two Arrow IPC streams. In a backlog those are tens of megabytes, which
+`RowFiles` take out of the store, and most of what an epoch's end writes. So most is written a moment before
+it, while sources are still read (`KeptRows.begin`), and the epoch's end writes what came since.
+
+Rows are put together first: 32 MB and their checksum take 8 ms then, and a file takes them in 3. Piece by
+piece from where they lie, in three thousand of them, those are 13 and 14.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import pyarrow as pa
 from typing_extensions import Buffer
 
-FORMAT: Final = b"\x01"
+FORMAT: Final = 2
 
 
 class RowFiles(Protocol):
@@ -32,7 +37,16 @@ class RowFiles(Protocol):
 
 
 MakeFiles = Callable[[], RowFiles]
-"""Files of another part."""
+"""Files of another state."""
+
+
+class Rows(NamedTuple):
+    """Rows that came for a part."""
+
+    number: int
+    """How many came for the table until then, these included."""
+    part: str
+    batch: pa.RecordBatch
 
 
 class Room:
@@ -41,46 +55,87 @@ class Room:
     def __init__(self) -> None:
         self._memory = pa.allocate_buffer(0)
 
-    def of(self, size: int) -> pa.Buffer:
-        """So many bytes or more, whatever they are. What was there before is lost."""
+    def encoded(self, rows: Sequence[Rows]) -> memoryview:
+        """Rows as a stream, until the room is used again."""
+        counted = pa.MockOutputStream()
+        _write(counted, rows)
+        size = counted.size()
         if self._memory.size < size:
             self._memory = pa.allocate_buffer(size + size // 4)
-        return self._memory
+        _write(pa.FixedSizeBufferWriter(self._memory), rows)
+        return memoryview(self._memory)[:size]
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    """What the recovery store has; either may be empty."""
+
+    format: int
+    begun: bytes
+    rest: bytes
+
+
+class _Begun(NamedTuple):
+    """What is written before the epoch's end."""
+
+    number: int
+    """Of the last rows;"""
+    stored: bytes
+    """what to store of them."""
 
 
 class KeptRows:
     """The rows of one part of a table."""
 
-    def __init__(self, files: RowFiles, table: str, part: str, room: Room) -> None:
-        self._files, self._table, self._room = files, table, room
-        files.open(f"rows-{table}-{part}")
+    def __init__(self, files: MakeFiles, table: str, part: str, room: Room) -> None:
+        self._table, self._room = table, room
+        self._begun_files, self._files = files(), files()
+        self._begun_files.open(f"rows-{table}-{part}-begun")
+        self._files.open(f"rows-{table}-{part}")
+        self._lock = threading.Lock()
+        self._begun: _Begun | None = None
 
-    def stored(self, batches: Sequence[pa.RecordBatch]) -> bytes:
-        """What to store of rows: durable when this returns."""
-        counted = pa.MockOutputStream()
-        _write(counted, batches)
-        size = counted.size()
-        room = self._room.of(size)
-        _write(pa.FixedSizeBufferWriter(room), batches)
-        return self._files.stored(memoryview(room)[:size])
+    def begin(self, rows: Sequence[Rows], room: Room) -> None:
+        """Write these, all so far, before the epoch's end: on any thread, into that thread's room."""
+        with self._lock:
+            # Once an epoch: of three files in turn, the last two snapshots may name the other two.
+            if self._begun is None:
+                self._begun = _Begun(rows[-1].number, self._begun_files.stored(room.encoded(rows)))
 
-    def found(self, stored: bytes) -> list[pa.RecordBatch]:
-        """The rows of which that was stored.
+    def stored(self, rows: Sequence[Rows]) -> bytes | None:
+        """What to store of rows, if there are any: durable when this returns."""
+        with self._lock:
+            begun, self._begun = self._begun, None
+            stored = _Stored(FORMAT, b"", b"")
+            if begun is not None and rows and rows[0].number <= begun.number:
+                stored.begun, rows = begun.stored, [one for one in rows if one.number > begun.number]
+            if rows:
+                stored.rest = self._files.stored(self._room.encoded(rows))
+        return msgspec.msgpack.encode(stored) if stored.begun or stored.rest else None
+
+    def found(self, state: bytes) -> list[pa.RecordBatch]:
+        """The rows of which that was stored, and perhaps some before them.
 
         :raises ValueError: if they are of another format, or their file is lost or damaged.
         """
-        state = self._files.found(stored)
-        if state[:1] != FORMAT:
+        try:
+            stored = msgspec.msgpack.decode(state, type=_Stored)
+        except msgspec.DecodeError:
+            stored = _Stored(-1, b"", b"")
+        if stored.format != FORMAT:
             raise ValueError(
-                f"the recovery store has rows of {self._table} in format {state[0]}, this version reads"
-                f" {FORMAT[0]}: go on with the version that wrote it"
+                f"the recovery store has rows of {self._table} in another format than {FORMAT}, which this"
+                " version reads: go on with the version that wrote it"
             )
-        with pa.ipc.open_stream(pa.py_buffer(state).slice(len(FORMAT))) as reader:
-            return list(reader)
+        begun = _read(self._begun_files.found(stored.begun)) if stored.begun else []
+        return begun + (_read(self._files.found(stored.rest)) if stored.rest else [])
 
 
-def _write(out: pa.NativeFile, batches: Sequence[pa.RecordBatch]) -> None:
-    out.write(FORMAT)
-    with pa.ipc.new_stream(out, batches[0].schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
+def _write(out: pa.NativeFile, rows: Sequence[Rows]) -> None:
+    with pa.ipc.new_stream(out, rows[0].batch.schema) as writer:
+        for one in rows:
+            writer.write_batch(one.batch)
+
+
+def _read(stream: bytes) -> list[pa.RecordBatch]:
+    with pa.ipc.open_stream(stream) as reader:
+        return list(reader)

@@ -91,7 +91,12 @@ def is_table(name: str) -> Callable[..., bool]:
 
 def rows_kept(times: int) -> None:
     """Rows that ClickHouse does not have yet are in a file, and no snapshot names it."""
-    after(KeptRows, "stored", times)
+    after(KeptRows, "stored", times, lambda _kept, rows: len(rows) > 0)
+
+
+def rows_begun(times: int) -> None:
+    """Rows are in a file, too, before their epoch's end."""
+    after(KeptRows, "begin", times)
 
 
 def rows_resuming(times: int) -> None:
@@ -191,6 +196,7 @@ def wallets_resuming(times: int) -> None:
 
 PLACES: dict[str, Callable[[int], None]] = {
     "rows-kept": rows_kept,
+    "rows-begun": rows_begun,
     "rows-resume": rows_resuming,
     "windows-acknowledged": insert_acknowledged("usage_windows"),
     "events-acknowledged": insert_acknowledged("usage_events"),

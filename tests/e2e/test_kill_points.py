@@ -65,6 +65,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     "kills",
     [
         [("rows-kept", 1), ("rows-kept", 40)],
+        [("rows-begun", 1), ("rows-begun", 20)],
         [("windows-acknowledged", 1)],
         [("events-acknowledged", 1), ("charges-acknowledged", 1)],
         [("insert-stuck", 1), ("rows-resume", 1), ("rows-resume", 2)],

@@ -10,22 +10,26 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 from clickhouse_connect.driver.client import Client
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dataflows.embedded import ClickHouse
 from dataflows.state_files import DIRECTORY, StateFiles
 from operators import snapshot_files
 from operators.snapshot_files import SnapshotFiles
 from schemas.arrow import USAGE_EVENTS, USAGE_WINDOWS
+from sinks import clickhouse
 from sinks.clickhouse import ClickHouseConfig, ClickHouseSink, Writer
 from sinks.failures import StoreUnavailable
-from sinks.kept_rows import KeptRows, Room
+from sinks.kept_rows import KeptRows, Room, Rows
 from sinks.shards import shard_keys
-from tests.operators.mortal_files import MortalFiles
+from tests.operators.mortal_files import DeadError, MortalFiles
 from tests.sinks.batches import events, eventually, windows
 from tests.sinks.test_clickhouse import count, flow_into
 
@@ -45,23 +49,105 @@ def keeping(config: ClickHouseConfig, archive: MortalFiles) -> Iterator[Writer]:
         writer.close()
 
 
+PART = "003"
+
+
+def kept_in(archive: MortalFiles | None, table: str = "usage_events") -> KeptRows:
+    return KeptRows(partial(SnapshotFiles, archive), table, PART, Room())
+
+
+def numbered(batches: list[pa.RecordBatch], first: int = 1) -> list[Rows]:
+    return [Rows(first + i, PART, batch) for i, batch in enumerate(batches)]
+
+
+def named(number: int) -> pa.RecordBatch:
+    """Rows that differ by a number, enough for a file."""
+    return events("kept", [f"{number}-{n}" for n in range(9)], event_name=f"name{number}")
+
+
+def rows_of(batches: list[pa.RecordBatch]) -> list[list[dict[str, object]]]:
+    return [batch.to_pylist() for batch in batches]
+
+
 def test_rows_are_kept_as_they_came_each_with_its_dictionaries() -> None:
     archive = MortalFiles()
-    batches = [events("kept", [f"{name}{n}" for n in range(9)], event_name=name) for name in "abc"]
-    stored = KeptRows(SnapshotFiles(archive), "usage_events", "003", Room()).stored(
-        [*batches, batches[0].slice(2, 3)]
-    )
+    batches = [*map(named, range(3)), named(0).slice(2, 3)]
+    stored = kept_in(archive).stored(numbered(batches))
     assert list(archive.files) == ["rows-usage_events-003.0"]
-    found = KeptRows(SnapshotFiles(archive), "usage_events", "003", Room()).found(stored)
-    assert [batch.to_pylist() for batch in found] == [
-        batch.to_pylist() for batch in [*batches, batches[0].slice(2, 3)]
-    ]
+    found = kept_in(archive).found(stored or b"")
+    assert rows_of(found) == rows_of(batches)
     assert all(batch.schema.equals(USAGE_EVENTS) for batch in found)
 
 
-def test_rows_of_another_format_are_refused() -> None:
-    with pytest.raises(ValueError, match="rows of usage_events in format 9, this version reads 1"):
-        KeptRows(SnapshotFiles(None), "usage_events", "000", Room()).found(b"\x09...")
+@pytest.mark.parametrize(
+    "state", [b"\x01...", b"\x95\xff\xa1x\x00\x00\x00", msgspec.msgpack.encode([3, b"", b""])]
+)
+def test_rows_of_another_format_are_refused(state: bytes) -> None:
+    with pytest.raises(ValueError, match="has rows of usage_events in another format than 2"):
+        kept_in(None).found(state)
+
+
+def test_an_epochs_end_writes_only_the_rows_that_came_since_they_were_begun() -> None:
+    archive, room = MortalFiles(), Room()
+    kept, rows = kept_in(archive), numbered(list(map(named, range(5))))
+    kept.begin(rows[:3], room)
+    assert archive.written == ["rows-usage_events-003-begun.0"]
+    state = kept.stored(rows[1:])  # the first ones were acknowledged meanwhile
+    assert rows_of(kept_in(archive).found(state or b"")) == rows_of([one.batch for one in rows])
+    kept.begin(rows[3:], room)
+    assert kept.stored([]) is None  # all were
+    assert rows_of(kept_in(archive).found(state or b"")) == rows_of([one.batch for one in rows])
+    later = kept.stored(rows[3:])
+    assert rows_of(kept_in(archive).found(later or b"")) == rows_of([one.batch for one in rows[3:]])
+
+
+def test_what_a_snapshot_names_stays_however_often_the_next_epochs_rows_are_begun() -> None:
+    archive, room = MortalFiles(), Room()
+    kept, rows = kept_in(archive), numbered(list(map(named, range(5))))
+    kept.begin(rows[:1], room)
+    state = kept.stored(rows[:1])
+    for upto in range(2, 6):
+        kept.begin(rows[:upto], room)
+    assert rows_of(kept_in(archive).found(state or b"")) == rows_of([rows[0].batch])
+
+
+kept_turns = st.lists(st.sampled_from(["add", "begin", "acknowledge", "snapshot", "resume"]), max_size=40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(kept_turns, st.integers(0, 30), st.booleans())
+def test_whoever_dies_at_any_moment_resumes_with_all_rows_of_the_last_two_snapshots(
+    turns: list[str], lives: int, is_last: bool
+) -> None:
+    archive, room = MortalFiles(), Room()
+    archive.lives = lives
+    kept, rows = kept_in(archive), list[Rows]()
+    states: list[tuple[bytes | None, list[Rows]]] = [(None, [])]
+    number = 0
+
+    def resume(state: bytes | None, of_then: list[Rows]) -> None:
+        nonlocal kept, rows, states
+        kept, states = kept_in(archive), [(state, of_then)]
+        found = kept.found(state) if state else []
+        missing = [one for one in of_then if one.batch.to_pylist() not in rows_of(found)]
+        assert not missing
+        rows = list(of_then)
+
+    for turn in turns:
+        try:
+            if turn in ("add", "begin"):
+                number += 1
+                rows = [*rows, Rows(number, PART, named(number))]
+            if turn == "begin":
+                kept.begin(rows, room)
+            elif turn == "acknowledge":
+                rows = rows[1:]
+            elif turn == "snapshot":
+                states = [states[-1], (kept.stored(rows), rows)]
+            elif turn == "resume":
+                resume(*states[-1 if is_last else 0])
+        except DeadError:
+            resume(*states[-1 if is_last else 0])
 
 
 def test_an_epoch_ends_without_the_store_and_the_next_process_sends_its_rows(
@@ -90,6 +176,23 @@ def test_a_part_has_no_state_when_its_rows_are_stored(config: ClickHouseConfig, 
         eventually(lambda: writer.snapshot("001") is None)
 
 
+def test_rows_that_wait_for_long_are_begun_to_be_written_before_the_next_snapshot(
+    patient: ClickHouseConfig, clickhouse_engine: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clickhouse, "BEGUN_BYTES_MIN", 1)
+    archive = MortalFiles()
+    clickhouse_engine.kill()
+    with keeping(replace(patient, drain_s=0.1, epoch_s=clickhouse.BEGUN_S + 0.1), archive) as writer:
+        writer.write("001", [windows("begun", [f"a{n}" for n in range(40)])])
+        writer.snapshot("001")
+        eventually(lambda: archive.written[1:] == ["rows-usage_windows-001-begun.0"])
+        writer.write("001", [windows("begun", ["b"])])
+        state = writer.snapshot("001")
+    found = KeptRows(partial(SnapshotFiles, archive), "usage_windows", "001", Room()).found(state or b"")
+    assert [batch.num_rows for batch in found] == [40, 1]
+    assert len(archive.written) == 2, "the one row is in the snapshot itself"
+
+
 def test_rows_under_way_are_kept(patient: ClickHouseConfig, clickhouse_engine: ClickHouse) -> None:
     archive = MortalFiles()
     clickhouse_engine.kill()
@@ -99,7 +202,7 @@ def test_rows_under_way_are_kept(patient: ClickHouseConfig, clickhouse_engine: C
         state = writer.snapshot("001")
         writer.write("001", [windows("under-way", ["b"])])
         both = writer.snapshot("001")
-    kept = KeptRows(SnapshotFiles(archive), "usage_windows", "001", Room())
+    kept = KeptRows(partial(SnapshotFiles, archive), "usage_windows", "001", Room())
     assert [batch.column("external_customer_id").to_pylist() for batch in kept.found(state or b"")] == [["a"]]
     assert len(kept.found(both or b"")) == 2
 
@@ -142,8 +245,8 @@ def test_epochs_commit_while_the_store_is_away_and_the_next_run_sends_them(
 
     def run(batches: list[tuple[str, pa.RecordBatch]]) -> None:
         files = partial(SnapshotFiles, StateFiles(tmp_path))
-        settings = replace(patient, drain_s=0.1)
-        sink = ClickHouseSink(settings, "usage_windows", USAGE_WINDOWS, 8, files=files)
+        impatient = replace(patient, drain_s=0.1)
+        sink = ClickHouseSink(impatient, "usage_windows", USAGE_WINDOWS, 8, files=files)
         run_main(  # type: ignore[no-untyped-call]
             flow_into(sink, batches),
             epoch_interval=timedelta(seconds=0),
