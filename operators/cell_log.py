@@ -77,22 +77,20 @@ class CellLog:
         """
         if self._parts is None:
             return
-        if self._is_due(cells, LAST_PART if is_last else None):
+        if self._is_due(cells, is_last=is_last):
             self._write(self._parts, cells)
         self._parts.note_snapshot()
 
-    def _is_due(self, cells: Cells, part: float | None) -> bool:
+    def _is_due(self, cells: Cells, *, is_last: bool) -> bool:
         """Whether snapshots since the base have repeated about as many cells as another one would have.
 
         So the least is written that can be, but for a factor of two, whatever share of the cells changes.
-
-        :arg part: Of all cells, that this snapshot may repeat, whatever others have.
         """
         if self._base is None:
             return len(cells) >= CELLS_MIN
         changed = int((cells.filed < 0).sum())
-        if part is not None:
-            return changed > part * len(cells)
+        if is_last and changed > LAST_PART * len(cells):
+            return True
         if self._hot is None:
             self._hot = changed
         self._repeated += changed - self._hot * HOT_PART

@@ -19,7 +19,7 @@ from operators.snapshot_files import SnapshotFiles
 from schemas.catalog import Catalog, load_catalog
 from tests.builders import account_event, payload
 from tests.operators.pipeline import Pipeline
-from tests.operators.stories import CATALOG, CATALOG_YAML, batch, differences, steps, story_of, tell
+from tests.operators.stories import BEGIN, CATALOG, CATALOG_YAML, batch, differences, steps, story_of, tell
 from tests.operators.test_cell_log import content
 from tests.oracle import LogRecord, Rules, expected
 
@@ -263,6 +263,24 @@ def test_minutes_that_can_still_move_are_in_a_file(cells_min: None) -> None:
     is_filed = [name for name in pipeline.archive.files if name.startswith("bill-00")]
     assert bool(is_filed) == (cell_log.CELLS_MIN == 1)
     assert bool([name for name in pipeline.archive.files if name.startswith("window-00")]) == bool(is_filed)
+
+
+def test_a_drain_leaves_files_of_all_windows_and_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_log, "CELLS_MIN", 5)
+    pipeline = Pipeline(CATALOG, BEGIN, shards=1)
+    for first in range(3):
+        story = story_of([(1, f"c{first + n}", USAGE) for n in range(20)], 0)
+        pipeline.poll(batch(story.usage, "usage-events", round(story.now.timestamp() * 1000)))
+        pipeline.tick(60)
+        pipeline.snapshot()
+        assert bases(pipeline) == ["bill-000-0", "window-000-0"]
+    pipeline.drain()
+    pipeline.snapshot()
+    assert bases(pipeline) == ["bill-000-0", "bill-000-1", "window-000-0", "window-000-1"]
+
+
+def bases(pipeline: Pipeline) -> list[str]:
+    return sorted(name for name in pipeline.archive.files if name.startswith(("bill", "window")))
 
 
 def wallets(pipeline: Pipeline) -> dict[Any, Any]:

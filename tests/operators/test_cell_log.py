@@ -28,6 +28,7 @@ TURNS = [
     "snapshot",
     "crash",
     "crash before commit",
+    "drain",
     "die",
     "take",
     "forget",
@@ -69,8 +70,8 @@ class Shard:
         """The last two snapshots, and the cells then."""
         self.snapshot()
 
-    def snapshot(self) -> bytes:
-        self.log.renew(self.cells)
+    def snapshot(self, *, is_last: bool = False) -> bytes:
+        self.log.renew(self.cells, is_last=is_last)
         state = msgspec.msgpack.encode(self.log.dump(self.cells))
         assert msgspec.msgpack.encode(self.log.dump(self.cells)) == state, "it changes nothing"
         self.states = [*self.states[-1:], (state, deepcopy(self.model))]
@@ -117,10 +118,10 @@ def tell(shard: Shard, archive: MortalFiles, story: list[tuple[Any, Any]]) -> No
         if isinstance(what, list):
             add(shard.cells, what, later=number)
             add(shard.model, what, later=number)
-        elif what in ("snapshot", "die"):
+        elif what in ("snapshot", "die", "drain"):
             archive.lives = number if what == "die" else None
             try:
-                shard.snapshot()
+                shard.snapshot(is_last=what == "drain")
                 assert set(archive.files) <= set.union(*(named(state) for state, _ in shard.states))
                 for state, model in shard.states:
                     assert content(restored(state, archive)) == content(model)
@@ -300,6 +301,19 @@ def test_a_shard_that_calms_down_is_written_anew(shard: Shard) -> None:
     for _ in range(20):
         state = shard.snapshot()
     assert changed(state) == 0
+
+
+def test_the_last_snapshot_of_a_process_leaves_little_to_repeat_to_the_next(
+    shard: Shard, tmp_path: Path
+) -> None:
+    use(shard, many(0, 7, token=2))
+    assert changed(shard.snapshot()) == 7
+    assert changed(shard.snapshot(is_last=True)) == 0
+    assert files(tmp_path) == {f"{PREFIX}-0", f"{PREFIX}-1"}, "the snapshot before may be resumed from"
+    shard.resume(*shard.states[-1])
+    use(shard, many(0, 6, token=3))
+    assert changed(shard.snapshot(is_last=True)) == 6, "so few are not worth it"
+    assert files(tmp_path) == {f"{PREFIX}-1"}
 
 
 def test_shards_that_are_alike_are_not_all_written_in_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
