@@ -63,7 +63,7 @@ class Writer:
     ) -> None:
         """`files`: where the unacknowledged rows of a part are kept."""
         self._config, self._table, self._schema, self._files = config, table, schema, files
-        self._room, self._begun_room = Room(), Room()
+        self._room = Room()
         self._timer: threading.Timer | None = None
         self._stop = threading.Event()
         self._inserter = Inserter(config, table, rejected, self._stop)
@@ -122,7 +122,7 @@ class Writer:
                 left = self._left(part)
             if sum(text_bytes(rows.batch) for rows in left) >= BEGUN_BYTES_MIN:
                 with suppress(OSError):
-                    kept.begin(left, self._begun_room)
+                    kept.begin(left)
 
     def _kept_rows(self, part: str) -> KeptRows:
         if part not in self._kept:

@@ -21,6 +21,8 @@ import pyarrow as pa
 from typing_extensions import Buffer
 
 FORMAT: Final = 2
+ROOM_BYTES_MAX: Final = 24 << 20
+"""Of memory that is kept for rows; larger states are of large events, or of an outage, and few."""
 
 
 class RowFiles(Protocol):
@@ -50,9 +52,13 @@ class Rows(NamedTuple):
 
 
 class Room:
-    """Memory that is used again for the next state: of 32 MB of new memory the page faults take 20 ms."""
+    """Memory that is used again for the next state: of 32 MB of new memory the page faults take 20 ms.
+
+    Of all parts of a table, one after the other: whoever uses it holds `lock`.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
         self._memory = pa.allocate_buffer(0)
 
     def encoded(self, rows: Sequence[Rows]) -> memoryview:
@@ -60,10 +66,13 @@ class Room:
         counted = pa.MockOutputStream()
         _write(counted, rows)
         size = counted.size()
-        if self._memory.size < size:
-            self._memory = pa.allocate_buffer(size + size // 4)
-        _write(pa.FixedSizeBufferWriter(self._memory), rows)
-        return memoryview(self._memory)[:size]
+        memory = self._memory
+        if memory.size < size:
+            memory = pa.allocate_buffer(size + size // 4)
+            if size <= ROOM_BYTES_MAX:
+                self._memory = memory
+        _write(pa.FixedSizeBufferWriter(memory), rows)
+        return memoryview(memory)[:size]
 
 
 class _Stored(msgspec.Struct, array_like=True):
@@ -91,19 +100,18 @@ class KeptRows:
         self._begun_files, self._files = files(), files()
         self._begun_files.open(f"rows-{table}-{part}-begun")
         self._files.open(f"rows-{table}-{part}")
-        self._lock = threading.Lock()
         self._begun: _Begun | None = None
 
-    def begin(self, rows: Sequence[Rows], room: Room) -> None:
-        """Write these, all so far, before the epoch's end: on any thread, into that thread's room."""
-        with self._lock:
+    def begin(self, rows: Sequence[Rows]) -> None:
+        """Write these, all so far, before the epoch's end. On any thread."""
+        with self._room.lock:
             # Once an epoch: of three files in turn, the last two snapshots may name the other two.
             if self._begun is None:
-                self._begun = _Begun(rows[-1].number, self._begun_files.stored(room.encoded(rows)))
+                self._begun = _Begun(rows[-1].number, self._begun_files.stored(self._room.encoded(rows)))
 
     def stored(self, rows: Sequence[Rows]) -> bytes | None:
         """What to store of rows, if there are any: durable when this returns."""
-        with self._lock:
+        with self._room.lock:
             begun, self._begun = self._begun, None
             stored = _Stored(FORMAT, b"", b"")
             if begun is not None and rows and rows[0].number <= begun.number:

@@ -24,7 +24,7 @@ from dataflows.state_files import DIRECTORY, StateFiles
 from operators import snapshot_files
 from operators.snapshot_files import SnapshotFiles
 from schemas.arrow import USAGE_EVENTS, USAGE_WINDOWS
-from sinks import clickhouse
+from sinks import clickhouse, kept_rows
 from sinks.clickhouse import ClickHouseConfig, ClickHouseSink, Writer
 from sinks.failures import StoreUnavailable
 from sinks.kept_rows import KeptRows, Room, Rows
@@ -88,13 +88,13 @@ def test_rows_of_another_format_are_refused(state: bytes) -> None:
 
 
 def test_an_epochs_end_writes_only_the_rows_that_came_since_they_were_begun() -> None:
-    archive, room = MortalFiles(), Room()
+    archive = MortalFiles()
     kept, rows = kept_in(archive), numbered(list(map(named, range(5))))
-    kept.begin(rows[:3], room)
+    kept.begin(rows[:3])
     assert archive.written == ["rows-usage_events-003-begun.0"]
     state = kept.stored(rows[1:])  # the first ones were acknowledged meanwhile
     assert rows_of(kept_in(archive).found(state or b"")) == rows_of([one.batch for one in rows])
-    kept.begin(rows[3:], room)
+    kept.begin(rows[3:])
     assert kept.stored([]) is None  # all were
     assert rows_of(kept_in(archive).found(state or b"")) == rows_of([one.batch for one in rows])
     later = kept.stored(rows[3:])
@@ -102,13 +102,24 @@ def test_an_epochs_end_writes_only_the_rows_that_came_since_they_were_begun() ->
 
 
 def test_what_a_snapshot_names_stays_however_often_the_next_epochs_rows_are_begun() -> None:
-    archive, room = MortalFiles(), Room()
+    archive = MortalFiles()
     kept, rows = kept_in(archive), numbered(list(map(named, range(5))))
-    kept.begin(rows[:1], room)
+    kept.begin(rows[:1])
     state = kept.stored(rows[:1])
     for upto in range(2, 6):
-        kept.begin(rows[:upto], room)
+        kept.begin(rows[:upto])
     assert rows_of(kept_in(archive).found(state or b"")) == rows_of([rows[0].batch])
+
+
+def test_much_memory_is_not_held_for_the_next_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, few, many = Room(), numbered([named(0)]), numbered(list(map(named, range(5))))
+    size = len(room.encoded(few))
+    monkeypatch.setattr(kept_rows, "ROOM_BYTES_MAX", 2 * size)
+    held = room._memory
+    assert len(room.encoded(many)) > 3 * size
+    assert room._memory is held
+    room.encoded(numbered([named(0), named(1).slice(0, 1)]))
+    assert room._memory is not held, "it is used again from now on"
 
 
 kept_turns = st.lists(st.sampled_from(["add", "begin", "acknowledge", "snapshot", "resume"]), max_size=40)
@@ -119,7 +130,7 @@ kept_turns = st.lists(st.sampled_from(["add", "begin", "acknowledge", "snapshot"
 def test_whoever_dies_at_any_moment_resumes_with_all_rows_of_the_last_two_snapshots(
     turns: list[str], lives: int, is_last: bool
 ) -> None:
-    archive, room = MortalFiles(), Room()
+    archive = MortalFiles()
     archive.lives = lives
     kept, rows = kept_in(archive), list[Rows]()
     states: list[tuple[bytes | None, list[Rows]]] = [(None, [])]
@@ -139,7 +150,7 @@ def test_whoever_dies_at_any_moment_resumes_with_all_rows_of_the_last_two_snapsh
                 number += 1
                 rows = [*rows, Rows(number, PART, named(number))]
             if turn == "begin":
-                kept.begin(rows, room)
+                kept.begin(rows)
             elif turn == "acknowledge":
                 rows = rows[1:]
             elif turn == "snapshot":
