@@ -113,7 +113,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
                 out.extend(self._bills.take_accounts(piece))
                 records = len(piece.entries)
             else:
-                self._bills.shelf.recent_log.open(f"bill-{shard_key(piece.shard)}")
+                self._bills.shelf.open_files(shard_key(piece.shard))
                 self._files.open(f"snapshot-bill-{shard_key(piece.shard)}")
                 self._bills.take(piece)
                 records = len(piece)
@@ -193,8 +193,7 @@ class BillLogic(StatefulBatchLogic[Slice | AccountSlice, Bill, bytes]):
 
     @override
     def snapshot(self) -> bytes:
-        shelf = self._bills.shelf
-        shelf.recent_log.renew(shelf.recent, is_last=self._is_last)
+        self._bills.shelf.renew_files(is_last=self._is_last)
         return self._files.stored(self._bills.dump())
 
 

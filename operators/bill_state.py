@@ -2,9 +2,9 @@
 
 Layout: a msgpack array, `_Snapshot`. Each account is a blob (operators/stored_accounts.py) that is kept until
 the account changes in other ways than by usage of which it had some before; that is kept in columns
-(operators/usage_deltas.py). So a snapshot costs encoding few accounts, and copying the bytes of all.
-Minutes that can still move are, with an archive, in a file, but for those that changed lately
-(operators/cell_log.py).
+(operators/usage_deltas.py). So a snapshot costs encoding few accounts. With an archive, the bytes of accounts
+are in a file, but for those that changed lately (operators/account_log.py), and so are minutes that can still
+move (operators/cell_log.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
+from operators.account_log import AccountLog, StoredAccountLog
 from operators.account_state import AccountState, Usage
 from operators.accounts import Accounts
 from operators.archive import Archive
@@ -31,7 +32,7 @@ from schemas.catalog import Catalog
 from schemas.usage import Watermark
 from schemas.wallets import WalletAlert
 
-FORMAT = 7
+FORMAT = 8
 
 
 class _Snapshot(msgspec.Struct, array_like=True):
@@ -43,8 +44,8 @@ class _Snapshot(msgspec.Struct, array_like=True):
     account_meters: list[str]
     """Those that accounts number."""
     account_hashes: bytes
-    accounts: msgspec.Raw
-    """An array of accounts, to which `deltas` are to be added."""
+    accounts: StoredAccountLog
+    """Those to which `deltas` are to be added."""
     deltas: StoredDeltas
     unsent: list[int]
     """Numbers of the accounts with charges that were not sent yet."""
@@ -60,13 +61,7 @@ class _Snapshot(msgspec.Struct, array_like=True):
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_ACCOUNTS = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _SNAPSHOT = msgspec.msgpack.Decoder(_Snapshot)
-
-
-def _joined(blobs: list[bytes]) -> msgspec.Raw:
-    """A msgpack array of what is encoded already."""
-    return msgspec.Raw(b"\xdd" + len(blobs).to_bytes(4, "big") + b"".join(blobs))
 
 
 class Shelf:
@@ -80,9 +75,9 @@ class Shelf:
         self.running = RunningUsage(catalog, self.ledgers)
         """Usage that is ahead of `ledgers`."""
         self._codec = AccountCodec(meter.id for meter in catalog.meters)
-        self._encoded: list[bytes] = []
+        self._log = AccountLog(archive)
         self._changed: set[int] = set()
-        """Accounts whose `_encoded` and `deltas` are not all of them any more."""
+        """Accounts of which `_log` and `deltas` do not have all any more."""
         self.deltas = UsageDeltas()
         self.unsent: set[int] = set()
         """Accounts with charges that were not sent yet."""
@@ -113,7 +108,7 @@ class Shelf:
         """Begin a ledger for every account that was numbered since the last call."""
         for tenant, customer in self.accounts.names[len(self.ledgers) :]:
             state = AccountState(tenant, customer)
-            self._encoded.append(self._codec.encode(state))
+            self._log.add(self._codec.encode(state))
             self.ledgers.append(Ledger(self.catalog, state, self._tariff))
 
     def ledger(self, number: int) -> Ledger:
@@ -165,6 +160,16 @@ class Shelf:
             usage.is_stored = True
         self._stored.clear()
 
+    def open_files(self, shard: str) -> None:
+        """Name the files that snapshots may name from now on."""
+        self._log.open(f"accounts-{shard}")
+        self.recent_log.open(f"bill-{shard}")
+
+    def renew_files(self, *, is_last: bool) -> None:
+        """Before a snapshot; the flow's last one or not."""
+        self._log.renew(self._changed, is_last=is_last)
+        self.recent_log.renew(self.recent, is_last=is_last)
+
     def dump(self) -> bytes:
         """The state as immutable bytes."""
         self.note_commit()  # an epoch ends after the one before is committed
@@ -174,7 +179,7 @@ class Shelf:
         for number in self._changed:
             ledger = self.ledgers[number]
             self._stored += [usage for usage in ledger.state.usages if not usage.is_stored]
-            self._encoded[number] = self._codec.encode(ledger.state)
+            self._log.replace(number, self._codec.encode(ledger.state))
             ledger.has_changed = False
         self.deltas.drop(self._changed)
         self._changed.clear()
@@ -187,7 +192,7 @@ class Shelf:
                 [meter.id for meter in self.catalog.meters],
                 self._codec.meters,
                 self.accounts.hashes.tobytes(),
-                _joined(self._encoded),
+                self._log.dump(),
                 self.deltas.dump(),
                 sorted(self.unsent),
                 self.alerts,
@@ -208,9 +213,9 @@ class Shelf:
         check_format(snapshot, "bill", FORMAT)
         found = _SNAPSHOT.decode(snapshot)
         shelf = Shelf(catalog, archive)
-        shelf._encoded = [bytes(blob) for blob in _ACCOUNTS.decode(found.accounts)]
+        shelf._log = AccountLog.restore(found.accounts, archive)
         codec = AccountCodec(found.account_meters)
-        states = codec.decode(shelf._encoded)
+        states = codec.decode(shelf._log.blobs)
         shelf.deltas = UsageDeltas.restore(found.deltas)
         shelf.deltas.apply(states, found.account_meters)
         names = [(state.tenant_id, state.customer_id) for state in states]

@@ -216,6 +216,8 @@ PLACES: dict[str, Callable[[int], None]] = {
     "windows-left": file_left("window"),
     "minutes-written": file_written("bill"),
     "minutes-deleted": file_deleted("bill"),
+    "accounts-written": file_written("accounts"),
+    "accounts-deleted": file_deleted("accounts"),
     "dedupe-resume": resuming(DedupeLogic),
     "window-resume": resuming(WindowLogic),
     "bill-resume": resuming(BillLogic),

@@ -79,6 +79,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         [("ids-written", 1), ("ids-written", 30), ("ids-deleted", 1)],
         [("windows-written", 1), ("windows-written", 9), ("windows-left", 1)],
         [("minutes-written", 1), ("minutes-written", 9), ("minutes-deleted", 1)],
+        [("accounts-written", 1), ("accounts-written", 6), ("accounts-deleted", 1)],
         [("dedupe-resume", 5), ("window-resume", 5), ("bill-resume", 5), ("wallets-resume", 5)],
     ],
     ids=lambda kills: "+".join(place for place, _ in kills),
