@@ -84,8 +84,7 @@ class AccountLog:
             return
         repeated = sum(len(self.blobs[number]) for number in self._fresh.difference(changing))
         self._repeated += repeated
-        # By chance, or shards that are alike would all write in one epoch.
-        patience = 1 + self._base.checksum / (1 << 64) if self._base else 1
+        patience = self._base.patience if self._base else 1
         is_due = self._repeated >= patience * self._size or (is_last and repeated > LAST_PART * self._size)
         if is_due and self._size >= BYTES_MIN:
             if self._base is not None:

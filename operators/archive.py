@@ -46,6 +46,12 @@ class Part(msgspec.Struct, array_like=True):
     name: str
     checksum: int
 
+    @property
+    def patience(self) -> float:
+        """1 to 2: how long another one is put off, of the time when it is due. By chance, or shards that are
+        alike would all write in one epoch."""
+        return 1 + self.checksum / (1 << 64)
+
 
 class Parts:
     """The files of one state; their names begin with `prefix`."""

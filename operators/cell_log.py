@@ -94,9 +94,7 @@ class CellLog:
         if self._hot is None:
             self._hot = changed
         self._repeated += changed - self._hot * HOT_PART
-        # By chance, or shards that are alike would all write in one epoch.
-        patience = 1 + self._base.part.checksum / (1 << 64)
-        return self._repeated >= patience * len(cells) or 2 * len(cells) < self._base.cells
+        return self._repeated >= self._base.part.patience * len(cells) or 2 * len(cells) < self._base.cells
 
     def _write(self, parts: Parts, cells: Cells) -> None:
         """Make all cells the base, or none if they are few."""

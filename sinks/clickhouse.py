@@ -34,7 +34,6 @@ __all__ = ["ClickHouseConfig", "ClickHouseSink", "Writer"]
 
 _LOG = logging.getLogger(__name__)
 
-
 BEGUN_S = 0.25
 """So long before the next snapshot of a part its rows are begun to be written; sources stand still for most
 of the last 0.1 s."""
@@ -120,7 +119,7 @@ class Writer:
         for part, kept in list(self._kept.items()):
             with self._changed:
                 left = self._left(part)
-            if sum(text_bytes(rows.batch) for rows in left) >= BEGUN_BYTES_MIN:
+            if sum(rows.size for rows in left) >= BEGUN_BYTES_MIN:
                 with suppress(OSError):
                     kept.begin(left)
 
@@ -141,9 +140,10 @@ class Writer:
             self._changed.wait_for(lambda: self._error or self._bytes < self._config.buffer_bytes_max)
             self._raise_error()
             self._added += 1
-            self._buffer.append(Rows(self._added, part, batch))
+            rows = Rows(self._added, part, batch, text_bytes(batch))
+            self._buffer.append(rows)
             self._rows += batch.num_rows
-            self._bytes += text_bytes(batch)
+            self._bytes += rows.size
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"insert-{self._table}", daemon=True)
                 self._thread.start()
@@ -203,9 +203,9 @@ class Writer:
             while batches := self._take():
                 self._inserter.insert(one_chunk(batches))
                 with self._changed:
-                    self._under_way = []
                     self._acknowledged += len(batches)
-                    self._bytes -= sum(text_bytes(batch) for batch in batches)
+                    self._bytes -= sum(rows.size for rows in self._under_way)
+                    self._under_way = []
                     metrics.BUFFERED_BYTES.labels(self._table).set(self._bytes)
                     self._changed.notify_all()
         except Exception as error:

@@ -49,6 +49,8 @@ class Rows(NamedTuple):
     """How many came for the table until then, these included."""
     part: str
     batch: pa.RecordBatch
+    size: int
+    """About how many bytes; to ask a batch takes 6 us."""
 
 
 class Room:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from typing_extensions import Buffer
 
 
@@ -47,6 +49,15 @@ class MortalFiles:
 
     def names(self, prefix: str) -> list[str]:
         return sorted(name for name in self.files if name.startswith(prefix))
+
+    def die_in(self, lives: int, resume: Callable[[], None]) -> None:
+        """Resume, and again if the process dies in it."""
+        self.lives = lives
+        try:
+            resume()
+        except DeadError:
+            resume()
+        self.lives = None
 
     def _live(self) -> None:
         if self.lives is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from operators import account_log
 from operators.account_log import AccountLog, StoredAccountLog
 from operators.archive import Archive
 from tests.operators.mortal_files import DeadError, MortalFiles
+from tests.operators.test_cell_log import files
 
 PREFIX = "accounts-000"
 TURNS = ["add", "replace", "replace", "snapshot", "snapshot", "drain", "die", "crash", "crash before commit"]
@@ -98,12 +100,7 @@ def tell(shard: Shard, archive: MortalFiles, story: list[tuple[str, int]]) -> No
             archive.lives = None
         elif what.startswith("crash"):
             state, model = shard.states[-1 if what == "crash" else 0]
-            archive.lives = number
-            try:
-                shard.resume(state, model)
-            except DeadError:
-                shard.resume(state, model)
-            archive.lives = None
+            archive.die_in(number, partial(shard.resume, state, model))
             assert set(archive.files) == named(state)
     assert shard.log.blobs == shard.model
 
@@ -133,10 +130,6 @@ def shard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shard:
     assert changed(shard.snapshot()) == 0
     assert files(tmp_path) == {f"{PREFIX}-0"}
     return shard
-
-
-def files(directory: Path) -> set[str]:
-    return {file.name for file in (directory / DIRECTORY).glob("*")}
 
 
 def test_a_snapshot_has_what_changed_and_not_all_that_there_are(shard: Shard, tmp_path: Path) -> None:

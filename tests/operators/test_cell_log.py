@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +132,7 @@ def tell(shard: Shard, archive: MortalFiles, story: list[tuple[Any, Any]]) -> No
         elif what in ("crash", "crash before commit"):
             # the epoch of the last snapshot may not have been committed
             state, model = shard.states[-1 if what == "crash" else 0]
-            archive.lives = number
-            try:
-                shard.resume(state, model)
-            except DeadError:
-                shard.resume(state, model)
-            archive.lives = None
+            archive.die_in(number, partial(shard.resume, state, model))
             assert set(archive.files) == named(state)
         else:
             shard.turn(what, number)

@@ -52,12 +52,12 @@ def keeping(config: ClickHouseConfig, archive: MortalFiles) -> Iterator[Writer]:
 PART = "003"
 
 
-def kept_in(archive: MortalFiles | None, table: str = "usage_events") -> KeptRows:
-    return KeptRows(partial(SnapshotFiles, archive), table, PART, Room())
+def kept_in(archive: MortalFiles | None) -> KeptRows:
+    return KeptRows(partial(SnapshotFiles, archive), "usage_events", PART, Room())
 
 
 def numbered(batches: list[pa.RecordBatch], first: int = 1) -> list[Rows]:
-    return [Rows(first + i, PART, batch) for i, batch in enumerate(batches)]
+    return [Rows(number, PART, batch, batch.nbytes) for number, batch in enumerate(batches, first)]
 
 
 def named(number: int) -> pa.RecordBatch:
@@ -148,7 +148,7 @@ def test_whoever_dies_at_any_moment_resumes_with_all_rows_of_the_last_two_snapsh
         try:
             if turn in ("add", "begin"):
                 number += 1
-                rows = [*rows, Rows(number, PART, named(number))]
+                rows = [*rows, *numbered([named(number)], number)]
             if turn == "begin":
                 kept.begin(rows)
             elif turn == "acknowledge":
@@ -199,7 +199,7 @@ def test_rows_that_wait_for_long_are_begun_to_be_written_before_the_next_snapsho
         eventually(lambda: archive.written[1:] == ["rows-usage_windows-001-begun.0"])
         writer.write("001", [windows("begun", ["b"])])
         state = writer.snapshot("001")
-    found = KeptRows(partial(SnapshotFiles, archive), "usage_windows", "001", Room()).found(state or b"")
+    found = kept_in(archive).found(state or b"")
     assert [batch.num_rows for batch in found] == [40, 1]
     begun, rest = (len(archive.files[f"rows-usage_windows-001{file}"]) for file in ("-begun.0", ".1"))
     assert rest < begun / 2, "the epoch's end has written what was begun"
@@ -214,7 +214,7 @@ def test_rows_under_way_are_kept(patient: ClickHouseConfig, clickhouse_engine: C
         state = writer.snapshot("001")
         writer.write("001", [windows("under-way", ["b"])])
         both = writer.snapshot("001")
-    kept = KeptRows(partial(SnapshotFiles, archive), "usage_windows", "001", Room())
+    kept = kept_in(archive)
     assert [batch.column("external_customer_id").to_pylist() for batch in kept.found(state or b"")] == [["a"]]
     assert len(kept.found(both or b"")) == 2
 
